@@ -1,0 +1,239 @@
+"""The envelope: what a sender publishes. CloudEvents 1.0, structured JSON.
+
+Attribute names are those of the CloudEvents specification (§3.1, §3.2) and of its registered
+extensions, so any CloudEvents source can publish as it is. Who sent an envelope is never a
+field of it: the broker lets a principal publish on its own subject only.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+import uuid
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from .clock import parse_rfc3339, rfc3339
+from .errors import InvalidEnvelope, InvalidName
+from .subjects import Kind, check_destination
+
+MAX_ENVELOPE_BYTES = 256 * 1024
+"""Default limit. Larger data goes to the object store; the envelope holds its digest."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_COSTS = re.compile(r"[a-z_]{1,32}:\d{1,15}(\.\d{1,9})?(,[a-z_]{1,32}:\d{1,15}(\.\d{1,9})?)*")
+
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+
+
+class Envelope(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """A message on its way to the gateway.
+
+    Make one with `Envelope.new`; read one with `decode`. `data` is kept as the bytes that the
+    sender wrote: the bus neither reads nor reorders it.
+
+    `kind` and `to` say where it goes. Without `kind` it is an event whose destination is `type`.
+    """
+
+    specversion: Literal["1.0"]
+    id: Identifier
+    source: Text
+    type: Text
+    time: Text | None = None
+    subject: Text | None = None
+    datacontenttype: Text | None = None
+    dataschema: Text | None = None
+
+    kind: Literal["task", "event", "result", "control"] | None = None
+    to: Text | None = None
+
+    correlationid: Identifier | None = None
+    causationid: Identifier | None = None
+    runid: Identifier | None = None
+    stepid: Identifier | None = None
+    attempt: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
+    traceparent: Text | None = None
+    tracestate: Text | None = None
+    dataclassification: Text | None = None
+    expirytime: Text | None = None
+    onbehalfof: Text | None = None
+    costs: Text | None = None
+
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data_base64: str | None = None
+
+    @classmethod
+    def new(
+        cls,
+        type: str,
+        data: Any = None,
+        *,
+        source: str = "tidegate",
+        id: str | None = None,
+        now: int | None = None,
+        **attributes: Any,
+    ) -> Envelope:
+        """An envelope with the required attributes filled in.
+
+        Args:
+            type: what happened or what is asked, in reverse order of generality
+                (`repo.commit`); also the destination of a plain event.
+            data: anything msgspec can write as JSON, or `msgspec.Raw` that holds JSON.
+            source: where it comes from, a URI reference.
+            id: unique for this sender; a random one by default. Repeating an id repeats
+                the message: the bus answers with the first verdict.
+            now: nanoseconds since 1970, becomes `time`; none by default.
+            attributes: any other attribute of the envelope.
+
+        Raises:
+            InvalidEnvelope: an attribute is outside its bounds.
+        """
+        raw = data if isinstance(data, msgspec.Raw) else msgspec.Raw(msgspec.json.encode(data))
+        envelope = cls(
+            specversion="1.0",
+            id=id or uuid.uuid4().hex,
+            source=source,
+            type=type,
+            time=None if now is None else rfc3339(now),
+            datacontenttype="application/json",
+            data=raw,
+            **attributes,
+        )
+        return decode(encode(envelope), limit=None)
+
+    def destination(self) -> tuple[Kind, str]:
+        """Kind and destination, with the defaults of a plain CloudEvent.
+
+        Raises:
+            InvalidEnvelope: code `malformed`; a task, result or control without `to`, or a
+                destination outside the grammar.
+        """
+        kind = Kind(self.kind or Kind.EVENT)
+        to = self.to
+        if to is None:
+            if kind is not Kind.EVENT:
+                raise InvalidEnvelope("malformed", f"a {kind} needs `to`")
+            to = self.type
+        try:
+            return kind, check_destination(to)
+        except InvalidName as error:
+            field = "type" if self.to is None else "to"
+            raise InvalidEnvelope("malformed", f"`{field}`: {error}") from None
+
+    @property
+    def body(self) -> bytes:
+        """The JSON text of `data` as the sender wrote it; empty when there is none."""
+        return b"" if isinstance(self.data, msgspec.UnsetType) else bytes(self.data)
+
+    def payload(self, into: Any = Any) -> Any:
+        """`data` read as JSON into a type: a struct, dataclass, TypedDict, dict, list or scalar.
+
+        Data sent as `data_base64` comes as bytes when `into` is bytes.
+
+        Raises:
+            InvalidEnvelope: code `data`; it does not fit the type.
+        """
+        try:
+            if into is bytes and self.data_base64 is not None:
+                return base64.b64decode(self.data_base64, validate=True)
+            return msgspec.json.decode(self.body or b"null", type=into)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise InvalidEnvelope("data", _short(error)) from error
+
+    def expires(self) -> int | None:
+        """Nanoseconds since 1970 after which nobody wants it, or None."""
+        return None if self.expirytime is None else parse_rfc3339(self.expirytime)
+
+
+_decoder = msgspec.json.Decoder(Envelope)
+_encoder = msgspec.json.Encoder()
+
+
+def encode(envelope: Envelope) -> bytes:
+    """The bytes of an envelope: compact JSON, attributes in the order of the class."""
+    return _encoder.encode(envelope)
+
+
+def decode(payload: bytes, *, limit: int | None = MAX_ENVELOPE_BYTES) -> Envelope:
+    """Read an envelope from bytes that nobody vouches for.
+
+    Args:
+        payload: what was published.
+        limit: largest accepted size in bytes; None for no limit.
+
+    Raises:
+        InvalidEnvelope: code `oversized` over the limit, otherwise `malformed`. Nothing
+            else is raised, whatever the bytes are.
+    """
+    if limit is not None and len(payload) > limit:
+        raise InvalidEnvelope("oversized", f"{len(payload)} bytes, at most {limit} are taken")
+    try:
+        payload.decode()  # data is kept raw, so nothing else looks at its encoding
+        envelope = _decoder.decode(payload)
+        if _encoder.encode(envelope) != payload:
+            _check_duplicate_attributes(payload)
+    except UnicodeDecodeError as error:
+        raise InvalidEnvelope("malformed", f"not UTF-8 at byte {error.start}") from None
+    except msgspec.DecodeError as error:
+        raise InvalidEnvelope("malformed", _short(error)) from None
+    except RecursionError:
+        raise InvalidEnvelope("malformed", "nested too deeply") from None
+    _check(envelope)
+    return envelope
+
+
+def _check(envelope: Envelope) -> None:
+    for name in ("id", "correlationid", "causationid", "runid", "stepid"):
+        value: str | None = getattr(envelope, name)
+        if value is not None and _CONTROL.search(value):
+            raise InvalidEnvelope("malformed", f"`{name}` holds a control character")
+    for name in ("time", "expirytime"):
+        value = getattr(envelope, name)
+        if value is not None:
+            try:
+                parse_rfc3339(value)
+            except (ValueError, OverflowError):
+                raise InvalidEnvelope(
+                    "malformed", f"`{name}` is not an RFC 3339 time: {value[:40]!r}"
+                ) from None
+    if envelope.costs is not None and not _COSTS.fullmatch(envelope.costs):
+        raise InvalidEnvelope("malformed", "`costs` is not like `usd:0.02,tokens:431`")
+    if envelope.data_base64 is not None:
+        if envelope.body:
+            raise InvalidEnvelope("malformed", "both `data` and `data_base64`")
+        try:
+            base64.b64decode(envelope.data_base64, validate=True)
+        except (binascii.Error, ValueError):
+            raise InvalidEnvelope("malformed", "`data_base64` is not base64") from None
+    envelope.destination()
+
+
+def _check_duplicate_attributes(payload: bytes) -> None:
+    """Refuse an attribute that is given twice: two readers could see two different messages.
+
+    Envelopes written by `encode` never get here, so only hand-made JSON pays for a second parse.
+    """
+    pairs: list[tuple[str, Any]] = []
+
+    def keep(found: list[tuple[str, Any]]) -> None:
+        pairs[:] = found  # objects close from the inside out: the last one is the envelope
+
+    try:
+        json.loads(payload, object_pairs_hook=keep, parse_int=len, parse_float=len)
+    except ValueError as error:
+        raise InvalidEnvelope("malformed", _short(error)) from None
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise InvalidEnvelope("malformed", f"`{name[:40]}` is given twice")
+        seen.add(name)
+
+
+def _short(error: BaseException) -> str:
+    return str(error)[:300]

@@ -1,0 +1,239 @@
+"""Every error that Tidegate raises on purpose.
+
+    TidegateError
+    ├── InvalidInput                what was given is wrong; mend it, a retry does not help
+    │   ├── InvalidName             a team, agent, kind or destination outside the grammar
+    │   ├── InvalidEnvelope         bytes that are no envelope
+    │   ├── InvalidRecord           bytes that are no ledger record
+    │   ├── InvalidDocument         a file that people write: manifest, blueprint, settings
+    │   ├── InvalidPolicy           a policy bundle that does not load
+    │   └── InvalidExpression       a CEL expression that does not parse or evaluate
+    ├── Refused                     the bus answered no; the ledger holds the reason
+    │   ├── Denied                  policy, or a rule of the gateway, said no
+    │   └── Rejected                the gateway could not read the message as an envelope
+    ├── Unavailable                 the way is blocked; the same call may succeed later
+    │   ├── ServerMissing           no usable nats-server on this machine (a retry does not help)
+    │   ├── ServerFailed            nats-server did not start or stopped
+    │   ├── NotConnected            no broker answers at the address
+    │   └── NoReceipt               accepted or not is unknown; publish the same envelope again
+    └── LedgerError                 the evidence is not what it should be; stop and look
+        ├── Fenced                  somebody else wrote to the ledger
+        ├── LedgerGap               a record or a submission is missing
+        └── TopologyDrift           streams or consumers differ from what the code declares
+
+The split is by what the caller can do about it. Programming mistakes stand outside the tree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+
+class TidegateError(Exception):
+    """The root. `retryable` says whether the same call may succeed later, unchanged."""
+
+    retryable: ClassVar[bool] = False
+
+
+class InvalidInput(TidegateError):
+    """What was given is wrong. Mend the input; nothing was sent or stored."""
+
+
+class InvalidName(InvalidInput):
+    """A name or destination is outside the subject grammar."""
+
+
+class InvalidEnvelope(InvalidInput):
+    """Bytes that are no envelope.
+
+    Attributes:
+        code: a stable word for the kind of fault, e.g. `malformed` or `oversized`.
+        detail: what is wrong and where.
+    """
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+
+
+class InvalidRecord(InvalidInput):
+    """Bytes that are no ledger record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One fault of a file: line (1-based, 0 when unknown), dotted field, and what is wrong."""
+
+    line: int
+    field: str
+    message: str
+
+
+class InvalidDocument(InvalidInput):
+    """A file that people write does not hold what it must.
+
+    Attributes:
+        path: the file.
+        problems: each fault with its line and field.
+    """
+
+    def __init__(self, path: Path | str, problems: list[Problem]) -> None:
+        self.path = Path(path)
+        self.problems = problems
+        super().__init__("\n".join(self._lines()))
+
+    def _lines(self) -> list[str]:
+        return [
+            f"{self.path}{f':{p.line}' if p.line else ''}: "
+            f"{f'{p.field}: ' if p.field else ''}{p.message}"
+            for p in self.problems
+        ]
+
+
+class InvalidPolicy(InvalidInput):
+    """A policy bundle does not load. The gateway does not start on it.
+
+    Attributes:
+        problems: one line a fault, each naming the file.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class InvalidExpression(InvalidInput):
+    """A CEL expression does not parse, or does not evaluate over the values at hand.
+
+    Attributes:
+        expression: the text.
+        detail: what is wrong.
+    """
+
+    def __init__(self, expression: str, detail: str) -> None:
+        super().__init__(f"`{expression}`: {detail}")
+        self.expression = expression
+        self.detail = detail
+
+
+class Refused(TidegateError):
+    """The bus recorded the message and did not deliver it.
+
+    Attributes:
+        reason: the stable word for the ground, e.g. `forbidden` or `expired`.
+        detail: the sentence that goes with it.
+        seq: the ledger sequence of the record that says so.
+    """
+
+    def __init__(self, reason: str, detail: str, seq: int) -> None:
+        super().__init__(f"{reason}: {detail} (ledger record {seq})")
+        self.reason = reason
+        self.detail = detail
+        self.seq = seq
+
+
+class Denied(Refused):
+    """Policy, or a rule of the gateway, said no.
+
+    You do not get this for a message that was held or that repeats an earlier one.
+
+    Attributes:
+        policies: the ids of the deciding policies; empty when no policy permitted it.
+    """
+
+    def __init__(self, reason: str, detail: str, seq: int, policies: tuple[str, ...]) -> None:
+        super().__init__(reason, detail, seq)
+        self.policies = policies
+
+
+class Rejected(Refused):
+    """The gateway could not read the message as an envelope."""
+
+
+class Unavailable(TidegateError):
+    """The way is blocked. The same call may succeed later."""
+
+    retryable = True
+
+
+class ServerMissing(Unavailable):
+    """No usable nats-server on this machine. Installing one helps, a retry does not."""
+
+    retryable = False
+
+
+class ServerFailed(Unavailable):
+    """nats-server did not become ready, or stopped.
+
+    Attributes:
+        log: the last lines it wrote.
+    """
+
+    def __init__(self, message: str, log: str = "") -> None:
+        super().__init__(f"{message}\n{log}" if log else message)
+        self.log = log
+
+
+class NotConnected(Unavailable):
+    """No broker answers at the address, or it does not know the key."""
+
+
+class NoReceipt(Unavailable):
+    """Nothing came back in time: the message may or may not be recorded.
+
+    Publish the same envelope again; the bus answers with the first verdict.
+
+    Attributes:
+        envelope_id: the id to publish again.
+    """
+
+    def __init__(self, envelope_id: str, seconds: float, waited_for: str) -> None:
+        super().__init__(f"no {waited_for} for envelope {envelope_id!r} within {seconds:g} s")
+        self.envelope_id = envelope_id
+
+
+class LedgerError(TidegateError):
+    """The evidence is not what it should be. Whoever gets this stops and says so loudly."""
+
+
+class Fenced(LedgerError):
+    """Somebody else wrote to the ledger where this writer was about to.
+
+    Attributes:
+        expected: the sequence this writer expected to be the last one.
+    """
+
+    def __init__(self, expected: int, answer: str) -> None:
+        super().__init__(f"the ledger did not end at sequence {expected}: {answer}")
+        self.expected = expected
+
+
+class LedgerGap(LedgerError):
+    """A ledger record or an ingress message is missing.
+
+    Attributes:
+        stream: where.
+        expected: the sequence that should have come next.
+        found: the sequence that came.
+    """
+
+    def __init__(self, stream: str, expected: int, found: int) -> None:
+        super().__init__(f"{stream}: expected sequence {expected}, found {found}")
+        self.stream = stream
+        self.expected = expected
+        self.found = found
+
+
+class TopologyDrift(LedgerError):
+    """Streams or consumers differ from what the code declares and may not be changed in place.
+
+    Attributes:
+        differences: one line a difference.
+    """
+
+    def __init__(self, differences: list[str]) -> None:
+        super().__init__("\n".join(differences))
+        self.differences = differences
