@@ -208,6 +208,16 @@ def stream_purge(stream: str) -> str:
     return f"$JS.API.STREAM.PURGE.{stream}"
 
 
+def consumer_create(stream: str) -> str:
+    """Prefix of the API subjects that create consumers; name and filter follow."""
+    return f"$JS.API.CONSUMER.CREATE.{stream}"
+
+
+def consumer_info(stream: str, consumer_name: str) -> str:
+    """API subject that describes a consumer."""
+    return f"$JS.API.CONSUMER.INFO.{stream}.{consumer_name}"
+
+
 @dataclass(frozen=True, slots=True)
 class AckAddress:
     """What an ack subject `$JS.ACK.…` says of the delivery it belongs to (ADR-15).

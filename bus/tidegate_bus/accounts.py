@@ -1,0 +1,186 @@
+"""The broker's configuration: accounts, users, permissions, exports and imports.
+
+Streams live in the account BUS, everybody who submits or receives in the account AGENTS. In one
+shared account a sender could aim the reply of a publish at a stream and write past the gateway:
+the broker checks what a client publishes on, not where it asks for the answer. Across accounts
+such a reply stays in AGENTS and reaches no stream.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from tidegate_schemas import subjects
+from tidegate_schemas.subjects import Principal
+
+MAX_PAYLOAD = 1024 * 1024
+"""Largest message the broker takes. Above the gateway's limit, so that what is too large for
+the gateway still reaches it and is recorded as rejected."""
+
+PULL_SECONDS = 60.0
+"""Longest pull request. The export below forgets a request that is older than its threshold."""
+
+
+class Role(StrEnum):
+    """What a principal is to the broker."""
+
+    GATEWAY = "gateway"
+    REGISTRAR = "registrar"
+    COORDINATOR = "coordinator"
+    OPERATOR = "operator"
+    AGENT = "agent"
+    PUBLISHER = "publisher"
+
+
+GATEWAY = Principal("tidegate", "gateway")
+REGISTRAR = Principal("tidegate", "registrar")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A principal that may connect, by its public key."""
+
+    principal: Principal
+    role: Role
+    public_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """Subjects a user may publish on and subscribe to. Nothing else is allowed."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+
+def permissions(principal: Principal, role: Role, partition: int = 0) -> Permissions:
+    """Everything a principal may do at the broker."""
+    ingress, ledger = subjects.ingress_stream(partition), subjects.ledger_stream(partition)
+    own_inbox = f"{subjects.inbox(principal)}.>"
+    sender = Permissions(
+        (subjects.submission(principal),), (own_inbox, subjects.receipt(principal))
+    )
+    reader = (subjects.direct_get(ledger),)
+    match role:
+        case Role.GATEWAY:
+            return Permissions(
+                (
+                    subjects.ledger_subjects(partition),
+                    subjects.RECEIPT_SUBJECTS,
+                    subjects.tail(partition),
+                    *reader,
+                    subjects.stream_info(ledger),
+                    subjects.stream_info(ingress),
+                    subjects.stream_purge(ingress),
+                    f"{subjects.consumer_create(ingress)}.>",
+                    subjects.pull(ingress, "*"),
+                ),
+                (own_inbox,),
+            )
+        case Role.REGISTRAR:  # creates; may neither change nor delete the ledger
+            return Permissions(
+                (
+                    "$JS.API.STREAM.CREATE.*",
+                    "$JS.API.STREAM.INFO.*",
+                    f"$JS.API.STREAM.UPDATE.{ingress}",
+                    f"{subjects.consumer_create(ledger)}.>",
+                    f"$JS.API.CONSUMER.INFO.{ledger}.*",
+                    f"$JS.API.CONSUMER.LIST.{ledger}",
+                ),
+                (own_inbox,),
+            )
+        case Role.AGENT:
+            name = subjects.consumer(principal)
+            return Permissions(
+                (*sender.publish, subjects.pull(ledger, name), subjects.acks(ledger, name)),
+                sender.subscribe,
+            )
+        case Role.COORDINATOR | Role.OPERATOR:
+            return Permissions(
+                (*sender.publish, *reader), (*sender.subscribe, subjects.tail(partition))
+            )
+        case Role.PUBLISHER:
+            return sender
+
+
+def configuration(
+    identities: Iterable[Identity],
+    *,
+    store: Path,
+    host: str = "127.0.0.1",
+    port: int = -1,
+    partition: int = 0,
+) -> str:
+    """The text of a nats-server configuration file (JSON, which that format contains).
+
+    Args:
+        identities: who may connect; nobody else can.
+        store: folder of the streams.
+        host: where to listen.
+        port: where to listen; -1 takes a free one.
+        partition: number in the names of the streams.
+    """
+    users: dict[str, list[dict[str, Any]]] = {"BUS": [], "AGENTS": []}
+    for identity in identities:
+        allowed = permissions(identity.principal, identity.role, partition)
+        account = "BUS" if identity.role in (Role.GATEWAY, Role.REGISTRAR) else "AGENTS"
+        users[account].append(
+            {
+                "nkey": identity.public_key,
+                "permissions": {
+                    "publish": {"allow": list(allowed.publish)},
+                    "subscribe": {"allow": list(allowed.subscribe)},
+                },
+            }
+        )
+    services, streams = _services(partition), (subjects.RECEIPT_SUBJECTS, subjects.TAIL_SUBJECTS)
+    document = {
+        "server_name": "tidegate",
+        "listen": f"{host}:{port}",
+        "max_payload": MAX_PAYLOAD,
+        "jetstream": {
+            "store_dir": str(store),
+            "limits": {"default_max_consumers": 20_000},
+        },
+        "feature_flags": {"js_ack_fc_v2": False},  # the ack subjects above are of the first form
+        "system_account": "SYS",
+        "accounts": {
+            "SYS": {},
+            "BUS": {
+                "jetstream": "enabled",
+                "users": users["BUS"],
+                "exports": [
+                    *({"service": s, **extra, "accounts": ["AGENTS"]} for s, extra in services),
+                    *({"stream": s, "accounts": ["AGENTS"]} for s in streams),
+                ],
+            },
+            "AGENTS": {
+                "users": users["AGENTS"],
+                "imports": [
+                    *({"service": {"account": "BUS", "subject": s}} for s, _ in services),
+                    *({"stream": {"account": "BUS", "subject": s}} for s in streams),
+                ],
+            },
+        },
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _services(partition: int) -> list[tuple[str, dict[str, Any]]]:
+    """What AGENTS may ask of BUS, per-user permissions on top.
+
+    Not the info API: across accounts the broker answers it with 10039, JetStream not enabled.
+    """
+    ledger = subjects.ledger_stream(partition)
+    many = {"response_type": "stream", "threshold": f"{2 * PULL_SECONDS:.0f}s"}
+    return [
+        (subjects.INGRESS_SUBJECTS, {}),
+        (subjects.pull(ledger, "*"), many),
+        (f"$JS.ACK.{ledger}.>", {}),
+        (subjects.direct_get(ledger), many),
+    ]

@@ -1,0 +1,184 @@
+"""A connection of one principal, proven by its nkey. It never gives up reconnecting."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import nats
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from tidegate_schemas import subjects
+from tidegate_schemas.errors import NotConnected, Unavailable
+from tidegate_schemas.subjects import Principal
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.connection")
+
+Listener = Callable[[], None]
+
+
+class ApiError(Unavailable):
+    """JetStream refused an API call.
+
+    Attributes:
+        code: its error code, e.g. 10058.
+    """
+
+    def __init__(self, subject: str, code: int, description: str) -> None:
+        super().__init__(f"{subject}: {description} ({code})")
+        self.code = code
+
+
+class Connection:
+    """A principal's connection. Make one with `connect`; close it, or use it in `async with`."""
+
+    def __init__(self, principal: Principal, url: str) -> None:
+        """Strictly private: use `connect`."""
+        self.principal = principal
+        self.url = url
+        self.nats = Client()
+        self._on_reconnect: list[Listener] = []
+        self._closing = False
+
+    def on_reconnect(self, listener: Listener) -> None:
+        """Call `listener` after each reconnect: what was in flight may be lost."""
+        self._on_reconnect.append(listener)
+
+    async def listen(
+        self, subject: str, callback: Callable[[Msg], Coroutine[Any, Any, None]]
+    ) -> Subscription:
+        """Subscribe; the callback is called with one message after the other.
+
+        Nothing is dropped here when the callback is slow: what may pile up is bounded by what
+        was asked for.
+        """
+        return await self.nats.subscribe(
+            subject, cb=callback, pending_msgs_limit=-1, pending_bytes_limit=-1
+        )
+
+    async def forget(self, subscription: Subscription | None) -> None:
+        """Unsubscribe, also when the connection is closed already."""
+        if subscription and not self.nats.is_closed:
+            with contextlib.suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+
+    async def api(self, subject: str, request: Any = None, *, timeout: float = 5.0) -> Any:
+        """Call the JetStream API and return its answer as plain values.
+
+        Raises:
+            ApiError: it answered with an error.
+            Unavailable: nobody answered in time, or this principal may not ask.
+        """
+        payload = b"" if request is None else msgspec.json.encode(request)
+        try:
+            answer = await self.nats.request(subject, payload, timeout=timeout)
+        except (nats.errors.Error, TimeoutError) as error:
+            raise Unavailable(f"no answer to {subject} ({self.principal}): {error}") from error
+        body = msgspec.json.decode(answer.data)
+        if "error" in body:
+            error_ = body["error"]
+            raise ApiError(subject, error_.get("err_code", 0), error_.get("description", ""))
+        return body
+
+    async def stream_state(self, stream: str) -> StreamState:
+        """First and last sequence and size of a stream.
+
+        Raises:
+            Unavailable: see `api`.
+        """
+        answer = await self.api(subjects.stream_info(stream))
+        return msgspec.convert(answer["state"], StreamState, strict=False)
+
+    async def close(self) -> None:
+        """Send what is buffered and disconnect."""
+        self._closing = True
+        if not self.nats.is_closed:
+            try:
+                async with asyncio.timeout(2.0):
+                    await self.nats.flush()
+            except (nats.errors.Error, TimeoutError):
+                pass  # the broker is gone; there is nothing left to send it
+            await self.nats.close()
+
+    async def _reconnected(self) -> None:
+        _log.info("reconnected", principal=str(self.principal))
+        for listener in self._on_reconnect:
+            listener()
+
+    async def _disconnected(self) -> None:
+        if not self._closing:
+            _log.warning("disconnected", principal=str(self.principal))
+
+    async def _failed(self, error: Exception) -> None:
+        _log.warning("connection", principal=str(self.principal), error=str(error) or repr(error))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+class StreamState(msgspec.Struct, frozen=True):
+    """What JetStream says of a stream: sequences and size in messages and bytes."""
+
+    first_seq: int
+    last_seq: int
+    messages: int
+    bytes: int
+
+
+async def connect(url: str, principal: Principal, seed: str, *, timeout: float = 5.0) -> Connection:
+    """Connect as a principal.
+
+    Args:
+        url: `nats://host:port`, or several with commas.
+        principal: who; decides which subjects are its own.
+        seed: its nkey seed (`SU…`).
+        timeout: seconds for the first connection; later ones are retried for ever.
+
+    Raises:
+        NotConnected: nobody answers there, or the broker does not know the key.
+        InvalidInput: no nkey seed.
+    """
+    connection = Connection(principal, url)
+    problems: list[str] = []
+
+    async def failed(error: Exception) -> None:
+        problems.append(str(error) or repr(error))
+        if connection.nats.is_connected:
+            await connection._failed(error)  # pyright: ignore[reportPrivateUsage]
+
+    options: dict[str, Any] = {
+        "servers": url.split(","),
+        "name": str(principal),
+        "nkeys_seed_str": seed,
+        "inbox_prefix": subjects.inbox(principal),
+        "max_reconnect_attempts": -1,
+        "reconnect_time_wait": 0.1,
+        "ping_interval": 20,
+        "error_cb": failed,
+        "reconnected_cb": connection._reconnected,  # pyright: ignore[reportPrivateUsage]
+        "disconnected_cb": connection._disconnected,  # pyright: ignore[reportPrivateUsage]
+    }
+    try:
+        async with asyncio.timeout(timeout):
+            await connection.nats.connect(**options)
+    except (nats.errors.Error, OSError, TimeoutError) as error:
+        await connection.nats.close()
+        why = problems[-1] if problems else str(error) or "no answer"
+        raise NotConnected(f"cannot connect to {url} as {principal}: {why}") from error
+    return connection

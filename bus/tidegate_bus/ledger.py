@@ -1,0 +1,187 @@
+"""Reading the ledger: from a sequence or a time, filtered, to the end or for ever.
+
+Reads are Direct Gets (ADR-31): no consumer, no state at the broker, the caller's position is the
+only cursor. Following waits for the gateway's hint that the ledger grew, and looks by itself
+every second in case a hint was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import msgspec
+from nats.aio.msg import Msg
+
+from tidegate_schemas import subjects
+from tidegate_schemas.clock import parse_rfc3339, rfc3339
+from tidegate_schemas.errors import LedgerGap, Unavailable
+from tidegate_schemas.record import Record, decode_record
+
+from .connection import Connection
+
+_BATCH = 512
+_ANSWER_SECONDS = 5.0
+_ATTEMPTS = 5
+_LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """A record as the stream holds it. `stored` is the broker's time, ns since 1970."""
+
+    seq: int
+    subject: str
+    payload: bytes
+    stored: int
+
+    def record(self) -> Record:
+        """The record inside.
+
+        Raises:
+            InvalidRecord: the payload is none.
+        """
+        return decode_record(self.payload)
+
+
+class LedgerReader:
+    """Reads one partition's ledger through a connection that may read it."""
+
+    def __init__(self, connection: Connection, partition: int = 0) -> None:
+        self._connection = connection
+        self._partition = partition
+        self._stream = subjects.ledger_stream(partition)
+
+    async def last(self) -> StoredRecord | None:
+        """The newest record, or None where there is none.
+
+        Raises:
+            Unavailable: the broker did not answer.
+        """
+        found = await self._get(
+            {"last_by_subj": subjects.ledger_subjects(self._partition)}, one=True
+        )
+        return found[0][0] if found[0] else None
+
+    async def read(
+        self,
+        start: int = 1,
+        *,
+        since: int | None = None,
+        filter: str | None = None,
+        follow: bool = False,
+        caught_up: Callable[[], None] | None = None,
+    ) -> AsyncIterator[StoredRecord]:
+        """Records in order.
+
+        Args:
+            start: first sequence.
+            since: ns since 1970; the first record stored then or later, instead of `start`.
+            filter: a subject with wildcards; only records under it. Without one the sequences
+                are checked to be without gap.
+            follow: go on with what is written later, for ever.
+            caught_up: with `follow`, called each time the end is reached.
+
+        Raises:
+            LedgerGap: a record is missing (only without `filter`).
+            Unavailable: the broker does not answer, also after retries; with `follow` this is
+                waited out.
+        """
+        grew = asyncio.Event()
+        hints = None
+        if follow:
+
+            async def hint(_: Msg) -> None:
+                grew.set()
+
+            hints = await self._connection.listen(subjects.tail(self._partition), hint)
+        position = None if since is not None else start
+        try:
+            while True:
+                grew.clear()
+                request: dict[str, object] = {"batch": _BATCH}
+                if position is None:
+                    assert since is not None
+                    request["start_time"] = rfc3339(since)
+                else:
+                    request["seq"] = position
+                request["next_by_subj"] = filter or subjects.ledger_subjects(self._partition)
+                found, pending = await self._get(request, patient=follow)
+                for stored in found:
+                    if filter is None and position is not None and stored.seq != position:
+                        raise LedgerGap(self._stream, position, stored.seq)
+                    position = stored.seq + 1
+                    yield stored
+                if pending or len(found) == _BATCH:
+                    continue
+                if not follow:
+                    return
+                if caught_up:
+                    caught_up()
+                try:
+                    async with asyncio.timeout(_LOOK_SECONDS):
+                        await grew.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            await self._connection.forget(hints)
+
+    async def _get(
+        self, request: dict[str, object], *, one: bool = False, patient: bool = False
+    ) -> tuple[list[StoredRecord], int]:
+        """One batched Direct Get: its records and how many more there are."""
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await self._get_once(request, one=one)
+            except Unavailable:
+                if attempt >= _ATTEMPTS and not patient:
+                    raise
+
+    async def _get_once(
+        self, request: dict[str, object], *, one: bool
+    ) -> tuple[list[StoredRecord], int]:
+        nats = self._connection.nats
+        found: list[StoredRecord] = []
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def collect(message: Msg) -> None:
+            headers = message.headers or {}
+            status = headers.get("Status")
+            if done.done():
+                return
+            if status is None:
+                found.append(
+                    StoredRecord(
+                        int(headers["Nats-Sequence"]),
+                        headers["Nats-Subject"],
+                        message.data,
+                        parse_rfc3339(headers["Nats-Time-Stamp"]),
+                    )
+                )
+                if one:
+                    done.set_result(0)
+            elif status == "204":  # the end of the batch
+                done.set_result(int(headers.get("Nats-Num-Pending", "0")))
+            elif status == "404":  # nothing at or after the position
+                done.set_result(0)
+            else:
+                why = headers.get("Description", "")
+                done.set_exception(Unavailable(f"{self._stream}: {status} {why}"))
+
+        inbox = nats.new_inbox()
+        subscription = await self._connection.listen(inbox, collect)
+        try:
+            await nats.publish(
+                subjects.direct_get(self._stream), msgspec.json.encode(request), reply=inbox
+            )
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return found, await done
+        except TimeoutError:
+            raise Unavailable(
+                f"{self._stream} does not answer {self._connection.principal}"
+            ) from None
+        finally:
+            await self._connection.forget(subscription)

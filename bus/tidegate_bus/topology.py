@@ -1,0 +1,166 @@
+"""Streams and consumers as code: created, converged where that is harmless, drift reported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tidegate_schemas import subjects
+from tidegate_schemas.errors import TopologyDrift
+from tidegate_schemas.subjects import Kind, Principal
+
+from .connection import ApiError, Connection
+
+_NOT_FOUND = {10014, 10059}
+_UNORDERED = {"subjects", "filter_subjects"}
+_SECOND = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes of the streams, in bytes; `backlog` in messages of one sender."""
+
+    ledger_bytes: int
+    ingress_bytes: int
+    backlog: int
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What a worker's durable consumer delivers: the tasks and events of one principal."""
+
+    principal: Principal
+    capabilities: tuple[str, ...]
+    topics: tuple[str, ...]
+    lease: float
+    """Seconds of silence after which a delivery goes to another worker."""
+
+
+def streams(limits: Limits, partition: int = 0) -> list[dict[str, Any]]:
+    """The streams of a partition, as JetStream configurations."""
+    common: dict[str, Any] = {
+        "retention": "limits",  # work queues lose dead-lettered messages and forget ids
+        "storage": "file",
+        "discard": "new",
+        "num_replicas": 1,
+    }
+    return [
+        {
+            **common,
+            "name": subjects.ingress_stream(partition),
+            "subjects": [subjects.INGRESS_SUBJECTS],
+            "max_bytes": limits.ingress_bytes,
+            "max_msgs_per_subject": limits.backlog,  # one subject a sender, so a quota each
+            "discard_new_per_subject": True,
+            # Senders choose headers, ids are stream-wide: the shortest memory there is.
+            "duplicate_window": _SECOND // 10,
+            "allow_rollup_hdrs": False,
+            "allow_direct": False,
+        },
+        {
+            **common,
+            "name": subjects.ledger_stream(partition),
+            "subjects": [subjects.ledger_subjects(partition)],
+            "max_bytes": limits.ledger_bytes,
+            "deny_delete": True,
+            "deny_purge": True,
+            "allow_direct": True,
+            "allow_batched": True,  # fast-ingest publishing, ADR-50
+            "duplicate_window": _SECOND // 10,
+        },
+    ]
+
+
+def consumer(subscription: Subscription, partition: int = 0) -> dict[str, Any]:
+    """The durable consumer of a worker, as a JetStream configuration."""
+    filters = [
+        *(subjects.delivery(partition, Kind.TASK, c) for c in subscription.capabilities),
+        *(subjects.delivery(partition, Kind.EVENT, t) for t in subscription.topics),
+    ]
+    return {
+        "durable_name": subjects.consumer(subscription.principal),
+        "filter_subjects": filters,
+        "deliver_policy": "new",
+        "ack_policy": "explicit",
+        "ack_wait": int(subscription.lease * _SECOND),
+        "max_deliver": -1,  # giving up is the worker's decision and leaves a record
+        "max_ack_pending": 10_000,
+    }
+
+
+async def converge(
+    connection: Connection,
+    limits: Limits,
+    subscriptions: Iterable[Subscription] = (),
+    partition: int = 0,
+) -> None:
+    """Bring the broker to what is declared here.
+
+    Missing streams and consumers are created. Consumers and the ingress stream are updated in
+    place. The ledger is never changed: what differs there is an error.
+
+    Raises:
+        TopologyDrift: the ledger stream differs from its declaration.
+        Unavailable: the broker did not answer, or refused.
+    """
+    for wanted in streams(limits, partition):
+        name: str = wanted["name"]
+        found = await _config(connection, subjects.stream_info(name))
+        if found is None:
+            await connection.api(f"$JS.API.STREAM.CREATE.{name}", wanted)
+        elif differences := list(_differences(name, wanted, found)):
+            if name == subjects.ledger_stream(partition):
+                raise TopologyDrift(differences)
+            await connection.api(f"$JS.API.STREAM.UPDATE.{name}", {**found, **wanted})
+    ledger = subjects.ledger_stream(partition)
+    for subscription in subscriptions:
+        config = consumer(subscription, partition)
+        name = config["durable_name"]
+        found = await _config(connection, subjects.consumer_info(ledger, name))
+        if found is None or any(_differences(name, config, found)):
+            merged = {**(found or {}), **config}
+            merged.pop("filter_subject", None)  # the server writes one filter this way
+            await connection.api(
+                f"{subjects.consumer_create(ledger)}.{name}",
+                {"stream_name": ledger, "config": merged},
+            )
+
+
+async def drift(
+    connection: Connection,
+    limits: Limits,
+    subscriptions: Iterable[Subscription] = (),
+    partition: int = 0,
+) -> list[str]:
+    """What differs between the declaration and the broker; one line a difference."""
+    ledger = subjects.ledger_stream(partition)
+    wanted = [(s["name"], subjects.stream_info(s["name"]), s) for s in streams(limits, partition)]
+    for subscription in subscriptions:
+        config = consumer(subscription, partition)
+        name = config["durable_name"]
+        wanted.append((name, subjects.consumer_info(ledger, name), config))
+    lines: list[str] = []
+    for name, info, config in wanted:
+        found = await _config(connection, info)
+        lines += [f"{name}: missing"] if found is None else _differences(name, config, found)
+    return lines
+
+
+async def _config(connection: Connection, info: str) -> dict[str, Any] | None:
+    try:
+        config: dict[str, Any] = (await connection.api(info))["config"]
+    except ApiError as error:
+        if error.code in _NOT_FOUND:
+            return None
+        raise
+    return config
+
+
+def _differences(name: str, wanted: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
+    if "filter_subject" in found:
+        found = {**found, "filter_subjects": [found["filter_subject"]]}
+    for field, value in wanted.items():
+        actual: Any = found.get(field, False if value is False else None)
+        if (set(value) != set(actual or ())) if field in _UNORDERED else value != actual:
+            yield f"{name}: {field} is {actual!r}, declared {value!r}"

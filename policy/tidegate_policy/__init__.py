@@ -1,0 +1,24 @@
+"""Deciding, and proving what was decided. Imports the bus floor and the schemas.
+
+bundle      a policy bundle: Cedar policies, schema and roster, loaded or refused as a whole
+decide      the pure core: one submission in, one decision out
+window      which envelope ids were seen lately
+gateway     the shell: read submissions, decide, append, tell the senders
+invariants  does a ledger hold what Tidegate promises of it
+"""
+
+from .bundle import Bundle, Member, load_bundle
+from .decide import Decision, Limits, decide
+from .gateway import Gateway
+from .invariants import Checker
+
+__all__ = [
+    "Bundle",
+    "Checker",
+    "Decision",
+    "Gateway",
+    "Limits",
+    "Member",
+    "decide",
+    "load_bundle",
+]

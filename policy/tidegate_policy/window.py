@@ -1,0 +1,57 @@
+"""Which envelopes were seen lately, and what was said of them first."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+from tidegate_schemas.record import Record
+from tidegate_schemas.subjects import Verdict
+
+
+class First(NamedTuple):
+    """The first verdict on an envelope. `time` is when, ns since 1970."""
+
+    seq: int
+    time: int
+    verdict: Verdict
+    reason: str
+    policies: tuple[str, ...]
+
+
+class Window:
+    """Envelope ids by sender, of the last `length` seconds, and at most `entries` of them.
+
+    What it holds after a record follows from the ledger up to that record alone.
+    """
+
+    def __init__(self, length: float, entries: int) -> None:
+        self.length = length
+        self._ns = int(length * 1_000_000_000)
+        self._entries = entries
+        self._seen: OrderedDict[tuple[str, str], First] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def find(self, by: str, envelope_id: str, now: int) -> First | None:
+        """The first verdict on an envelope, if it was given within the window."""
+        first = self._seen.get((by, envelope_id))
+        return first if first and first.time > now - self._ns else None
+
+    def add(self, by: str, envelope_id: str, first: First) -> None:
+        """Remember a verdict. Verdicts come in ledger order."""
+        seen = self._seen
+        key = (by, envelope_id)
+        if key in seen:  # out of the window, or `find` would have told
+            del seen[key]
+        seen[key] = first
+        horizon = first.time - self._ns
+        while len(seen) > self._entries or next(iter(seen.values())).time <= horizon:
+            seen.popitem(last=False)
+
+    def add_record(self, record: Record, envelope_id: str, time: int) -> None:
+        """Remember what a record says."""
+        why = record.why
+        first = First(record.seq, time, record.verdict, why.reason, why.policies)
+        self.add(record.by, envelope_id, first)

@@ -1,0 +1,48 @@
+"""The words that agents, coordinator and operators say to each other over the bus.
+
+A control message goes to the command it is (`kind` control, `to` the command); so do events.
+A result goes to whoever sent the task; its `type` says how the task ended.
+"""
+
+from __future__ import annotations
+
+from .subjects import Principal
+
+COORDINATOR = Principal("tidegate", "coordinator")
+"""Who runs blueprints: the only sender of tasks of a run, and of the commands marked below."""
+
+OPERATOR = Principal("tidegate", "operator")
+"""Who sends what people type at the command line."""
+
+AGENT_REGISTER = "agent.register"
+"""Control. Data: the manifest as plain JSON (`team`, `name`, `version`, `capabilities`, …)."""
+
+BLUEPRINT_REGISTER = "blueprint.register"
+"""Control, by the coordinator. Data: `{"document": Blueprint.canonical}`."""
+
+RUN_START = "run.start"
+"""Control. Data: `{"blueprint": name, "input": any JSON}`."""
+
+RUN_CANCEL = "run.cancel"
+"""Control. Data: `{"run": run id}`, and `reason` if somebody gave one."""
+
+RUN_TIMEOUT = "run.timeout"
+"""Control, by the coordinator. No data: `runid`, `stepid`, `attempt`, and the index in `subject`.
+
+The time of an attempt is over. It counts only where no result came before it in the ledger.
+"""
+
+RUN_FINISHED = "run.finished"
+"""Event, by the coordinator, with `runid`. Data: `{"status", "output", "error"}` of the run."""
+
+RESULT = "tidegate.result"
+"""Type of a result that a handler gave. Data: what it returned.
+
+Carries the `runid`, `stepid`, `attempt` and `subject` of its task.
+"""
+
+DEADLETTER = "tidegate.deadletter"
+"""Type of a result that nobody could give. Data: `{"error": sentence, …}`.
+
+The worker has used up its own attempts. Carries the same attributes as a result.
+"""
