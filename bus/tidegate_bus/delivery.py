@@ -79,9 +79,9 @@ class Inbox:
         """Keep as many deliveries on request as there are hands free."""
         self._puller.want(free)
 
-    async def stop(self) -> None:
-        """Take no more; what the broker has already sent is still received until `close`."""
-        await self._puller.stop()
+    async def drain(self) -> None:
+        """Take no more; returns when all that the broker had sent by then was received."""
+        await self._puller.drain()
 
     async def close(self) -> None:
         """Stop listening."""

@@ -10,7 +10,7 @@ import asyncio
 import secrets
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, overload
 
 import msgspec
 import nats.errors
@@ -72,6 +72,16 @@ class Publisher:
         await connection.listen(subjects.receipt(connection.principal), publisher._on_receipts)
         connection.on_reconnect(publisher._resend_all)
         return publisher
+
+    @overload
+    async def publish(
+        self, envelope: Envelope, *, wait: Literal["verdict"] = "verdict", timeout: float = 30.0
+    ) -> Receipt: ...
+
+    @overload
+    async def publish(
+        self, envelope: Envelope, *, wait: Literal["accepted"], timeout: float = 30.0
+    ) -> None: ...
 
     async def publish(
         self,

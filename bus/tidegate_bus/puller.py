@@ -72,11 +72,18 @@ class Puller:
         self._task = asyncio.create_task(self._keep_asking())
 
     async def stop(self) -> None:
-        """Request nothing more. Messages that were sent already still arrive until `close`."""
+        """Request nothing more. What was requested may still arrive until `close`."""
         self._wanted = 0
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    async def drain(self) -> None:
+        """Stop; returns when all that the broker had sent by then was received."""
+        await self.stop()
+        if self._subscription and self._connection.nats.is_connected:
+            await self._subscription.drain()  # type: ignore[no-untyped-call]  # nats-py
+            self._subscription = None
 
     async def close(self) -> None:
         """Stop, and stop listening."""

@@ -161,6 +161,10 @@ def _differences(name: str, wanted: dict[str, Any], found: dict[str, Any]) -> It
     if "filter_subject" in found:
         found = {**found, "filter_subjects": [found["filter_subject"]]}
     for field, value in wanted.items():
-        actual: Any = found.get(field, False if value is False else None)
-        if (set(value) != set(actual or ())) if field in _UNORDERED else value != actual:
+        actual = found.get(field)
+        if field in _UNORDERED:
+            same = set(value) == set(actual or ())
+        else:
+            same = value == actual or (value is False and actual is None)
+        if not same:
             yield f"{name}: {field} is {actual!r}, declared {value!r}"

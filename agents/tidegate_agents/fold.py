@@ -1,0 +1,290 @@
+"""What the ledger says about agents, blueprints and runs: a fold over its records.
+
+The coordinator holds no other state. It applies every record in ledger order, from the first one
+on, and does what `pending` and `due_for` ask for. Applying never fails: what cannot be read is
+counted and left out, in the same way by every process that reads the same ledger.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar, final
+
+import msgspec
+
+from tidegate_schemas import vocabulary
+from tidegate_schemas.blueprint import Blueprint
+from tidegate_schemas.clock import parse_rfc3339
+from tidegate_schemas.envelope import Envelope
+from tidegate_schemas.errors import InvalidEnvelope, InvalidInput
+from tidegate_schemas.record import Record
+from tidegate_schemas.subjects import Kind, Principal, Verdict
+
+from .run import (
+    Announced,
+    Cancelled,
+    Command,
+    Dispatched,
+    Fact,
+    Failed,
+    Refused,
+    Run,
+    Succeeded,
+    TimedOut,
+    advance,
+    due,
+    start,
+)
+
+_CONTROLS = frozenset((vocabulary.AGENT_REGISTER, vocabulary.RUN_START, vocabulary.RUN_CANCEL))
+_OWN_CONTROLS = frozenset((vocabulary.BLUEPRINT_REGISTER, vocabulary.RUN_TIMEOUT))
+_DECISIONS = frozenset((Verdict.ALLOW, Verdict.DENY, Verdict.REJECT))
+
+T = TypeVar("T")
+Change = Callable[[], tuple[str, ...]]
+
+
+def run_id(digest: str, by: str, envelope_id: str) -> str:
+    """The id of the run of a blueprint that somebody's envelope started."""
+    return hashlib.sha256(f"{digest}\n{by}\n{envelope_id}".encode()).hexdigest()[:16]
+
+
+class _Agent(msgspec.Struct):
+    team: str
+    name: str
+    capabilities: tuple[str, ...] = ()
+
+
+class _Document(msgspec.Struct):
+    document: Any
+
+
+class _Start(msgspec.Struct):
+    blueprint: str
+    input: Any = None
+
+
+class _Cancel(msgspec.Struct):
+    run: str
+    reason: str | None = None
+
+
+class _DeadLetter(msgspec.Struct):
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """The version of a blueprint that new runs get; `seq` is the record that activated it."""
+
+    blueprint: Blueprint
+    digest: str
+    seq: int
+
+
+@final
+class Fold:
+    """The state of all runs after some prefix of the ledger.
+
+    Attributes:
+        runs: by id; those that ended and were announced only with `keep_ended`.
+        providers: who takes a capability, as `team.name`.
+        blueprints: every version ever registered, by digest.
+        active: the current version, by name.
+        ignored: records that were addressed to the coordinator and could not be used.
+    """
+
+    def __init__(self, coordinator: Principal, keep_ended: bool = False) -> None:
+        self.runs: dict[str, Run] = {}
+        self.providers: dict[str, str] = {}
+        self.blueprints: dict[str, Blueprint] = {}
+        self.active: dict[str, Active] = {}
+        self.ignored = 0
+        self._coordinator = str(coordinator)
+        self._keep_ended = keep_ended
+        self._triggers: dict[str, tuple[Active, ...]] = {}
+
+    def apply(self, record: Record) -> tuple[str, ...]:
+        """Take in the next record; the ids of the runs that it changed.
+
+        One event can start a run of each blueprint that waits for it. A run that was changed may
+        be gone from `runs` afterwards: it was announced.
+        """
+        if not self._concerns(record):
+            return ()
+        try:
+            change = self._read(record)
+        except (InvalidInput, ValueError, OverflowError, RecursionError):
+            self.ignored += 1
+            return ()
+        return change()
+
+    def pending(self) -> Iterator[Command]:
+        """What ought to happen and is not in the ledger yet, over all runs."""
+        for run in self.runs.values():
+            yield from due(run)
+
+    def due_for(self, run_id: str) -> tuple[Command, ...]:
+        """As `pending`, for one run; nothing for a run that is gone."""
+        run = self.runs.get(run_id)
+        return () if run is None else due(run)
+
+    def needs_registration(self, blueprint: Blueprint) -> bool:
+        """Whether new runs of this name would get another version than this one."""
+        active = self.active.get(blueprint.blueprint)
+        return active is None or active.digest != blueprint.digest
+
+    def registration_id(self, blueprint: Blueprint) -> str:
+        """The envelope id under which to register this version now.
+
+        It names the version that is replaced, so that going back to an earlier version is no
+        duplicate of its first registration, while the same step sent twice is one.
+        """
+        active = self.active.get(blueprint.blueprint)
+        return f"blueprint:{blueprint.digest}:{0 if active is None else active.seq}"
+
+    def _concerns(self, record: Record) -> bool:
+        """Whether to read the message; most records of a ledger are none of ours."""
+        own = record.by == self._coordinator
+        if record.kind is Kind.TASK:
+            return own and record.verdict in _DECISIONS
+        if record.verdict is not Verdict.ALLOW:
+            return False
+        match record.kind:
+            case Kind.RESULT:
+                return record.to == self._coordinator
+            case Kind.EVENT:
+                return record.to == vocabulary.RUN_FINISHED if own else record.to in self._triggers
+            case Kind.CONTROL:
+                return record.to in _CONTROLS or (own and record.to in _OWN_CONTROLS)
+            case _:
+                return False
+
+    def _read(self, record: Record) -> Change:
+        """What the record changes. All that can be wrong with a message is found here."""
+        envelope = record.message()
+        if envelope is None:
+            raise InvalidEnvelope("malformed", "the record holds no message")
+        time = parse_rfc3339(record.time)
+        match record.kind, record.to:
+            case Kind.CONTROL, vocabulary.AGENT_REGISTER:
+                agent = envelope.payload(_Agent)
+                principal = str(Principal(agent.team, agent.name))
+                return partial(self._register, dict.fromkeys(agent.capabilities, principal))
+            case Kind.CONTROL, vocabulary.BLUEPRINT_REGISTER:
+                blueprint = Blueprint.from_canonical(envelope.payload(_Document).document)
+                return partial(self._activate, Active(blueprint, blueprint.digest, record.seq))
+            case Kind.CONTROL, vocabulary.RUN_START:
+                asked = envelope.payload(_Start)
+                active = self.active.get(asked.blueprint)
+                if active is None:
+                    raise InvalidEnvelope("data", f"no blueprint {asked.blueprint[:80]!r}")
+                event = _event(record, envelope)
+                return partial(self._start, (active,), envelope, asked.input, event, time)
+            case Kind.CONTROL, vocabulary.RUN_CANCEL:
+                cancel = envelope.payload(_Cancel)
+                reason = cancel.reason or f"cancelled by {record.by}"
+                return partial(self._advance, cancel.run, Cancelled(time, reason))
+            case Kind.EVENT, to if record.by != self._coordinator:
+                event = _event(record, envelope)
+                return partial(
+                    self._start, self._triggers[to], envelope, event["data"], event, time
+                )
+            case _:
+                fact = self._fact(record, envelope, time)
+                return partial(self._advance, _given(envelope.runid, "runid"), fact)
+
+    def _fact(self, record: Record, envelope: Envelope, time: int) -> Fact:
+        """What a message of a run says: that it ended, or how an attempt stands."""
+        if record.kind is Kind.EVENT:
+            return Announced(time)
+        step, attempt = _given(envelope.stepid, "stepid"), _given(envelope.attempt, "attempt")
+        at = (step, _index(_given(envelope.subject, "subject")), attempt, time)
+        match record.kind, record.verdict, envelope.type:
+            case Kind.CONTROL, _, _:
+                return TimedOut(*at)
+            case Kind.TASK, Verdict.ALLOW, _:
+                return Dispatched(*at, self.providers.get(record.to, ""))
+            case Kind.TASK, _, _:
+                return Refused(*at, record.why.reason)
+            case _, _, vocabulary.RESULT:
+                return Succeeded(*at, record.by, envelope.payload())
+            case _, _, vocabulary.DEADLETTER:
+                return Failed(*at, record.by, envelope.payload(_DeadLetter).error)
+            case _:
+                raise InvalidEnvelope("malformed", f"{envelope.type[:80]!r} is no type of result")
+
+    def _register(self, providers: dict[str, str]) -> tuple[str, ...]:
+        self.providers.update(providers)
+        return ()
+
+    def _activate(self, version: Active) -> tuple[str, ...]:
+        if not self.needs_registration(version.blueprint):
+            return ()
+        self.blueprints[version.digest] = version.blueprint
+        self.active[version.blueprint.blueprint] = version
+        self._triggers = {}
+        for active in self.active.values():
+            if active.blueprint.on is not None:
+                event = active.blueprint.on.event
+                self._triggers[event] = (*self._triggers.get(event, ()), active)
+        return ()
+
+    def _start(
+        self,
+        versions: tuple[Active, ...],
+        envelope: Envelope,
+        input: Any,
+        event: dict[str, Any],
+        time: int,
+    ) -> tuple[str, ...]:
+        correlation = envelope.correlationid or envelope.id
+        started: list[str] = []
+        for version in versions:
+            name = run_id(version.digest, event["by"], envelope.id)
+            known = self.runs.get(name)
+            if known is None or known.announced:
+                self.runs[name] = start(name, version.blueprint, correlation, input, event, time)
+                started.append(name)
+        return tuple(started)
+
+    def _advance(self, name: str, fact: Fact) -> tuple[str, ...]:
+        before = self.runs.get(name)
+        if before is None:
+            return ()
+        after = advance(before, fact)
+        if after is before:
+            return ()
+        if after.announced and not self._keep_ended:
+            del self.runs[name]
+        else:
+            self.runs[name] = after
+        return (name,)
+
+
+def _event(record: Record, envelope: Envelope) -> dict[str, Any]:
+    """`event`, as expressions see it: what started the run, and who sent it."""
+    return {
+        "id": envelope.id,
+        "type": envelope.type,
+        "source": envelope.source,
+        "subject": envelope.subject,
+        "time": envelope.time,
+        "by": record.by,
+        "data": envelope.payload(),
+    }
+
+
+def _given(value: T | None, name: str) -> T:
+    if value is None:
+        raise InvalidEnvelope("malformed", f"a message of a run needs `{name}`")
+    return value
+
+
+def _index(subject: str) -> int:
+    if not (subject.isascii() and subject.isdecimal()):
+        raise InvalidEnvelope("malformed", f"`subject` is no index: {subject[:40]!r}")
+    return int(subject)

@@ -1,0 +1,134 @@
+"""The bus as a program outside of it sees it: publish as one principal, read what it may."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, overload
+
+from tidegate_bus.connection import Connection, connect
+from tidegate_bus.ledger import LedgerReader
+from tidegate_bus.publisher import Publisher
+from tidegate_schemas.envelope import Envelope
+from tidegate_schemas.record import Receipt, Record
+from tidegate_schemas.subjects import Principal
+
+from .processes import address
+from .project import State, find_project
+
+
+class Bus:
+    """A connection to the bus.
+
+    async with await Bus.connect(url, "outside.git", seed) as bus:
+        receipt = await bus.publish(Envelope.new("repo.commit", {"sha": "…"}))
+    """
+
+    def __init__(self, connection: Connection, publisher: Publisher) -> None:
+        """Strictly private: use `connect` or `of_project`."""
+        self._connection = connection
+        self._publisher = publisher
+
+    @classmethod
+    async def connect(cls, url: str, principal: str, seed: str, *, window: int = 256) -> Self:
+        """Connect as a principal.
+
+        Args:
+            url: `nats://host:port`, or several with commas.
+            principal: `team.name`.
+            seed: its nkey seed (`SU…`).
+            window: envelopes that may be on their way at once; more callers of `publish` wait.
+
+        Raises:
+            NotConnected: nobody answers there, or the broker does not know the key.
+            InvalidInput: no principal, or no seed.
+        """
+        connection = await connect(url, Principal.parse(principal), seed)
+        return cls(connection, await Publisher.start(connection, window=window))
+
+    @classmethod
+    async def of_project(
+        cls, principal: str, folder: Path | None = None, state: Path | None = None
+    ) -> Self:
+        """Connect to the stack that runs in a project's folder, with the key it keeps there.
+
+        Args:
+            principal: `team.name`.
+            folder: the project, or a folder inside it; the current one by default.
+            state: where the stack keeps its state; `.tidegate` in the project by default.
+
+        Raises:
+            InvalidInput: no project, no running stack, or no such principal.
+            NotConnected: the stack does not answer.
+        """
+        where = State(state or find_project(folder or Path.cwd()) / ".tidegate")
+        return await cls.connect(
+            address(where), principal, where.keyring.seed(Principal.parse(principal))
+        )
+
+    @overload
+    async def publish(
+        self, envelope: Envelope, *, wait: Literal["verdict"] = "verdict", timeout: float = 30.0
+    ) -> Receipt: ...
+
+    @overload
+    async def publish(
+        self, envelope: Envelope, *, wait: Literal["accepted"], timeout: float = 30.0
+    ) -> None: ...
+
+    async def publish(
+        self,
+        envelope: Envelope,
+        *,
+        wait: Literal["verdict", "accepted"] = "verdict",
+        timeout: float = 30.0,
+    ) -> Receipt | None:
+        """Publish an envelope; see `tidegate_bus.publisher.Publisher.publish`.
+
+        Raises:
+            Denied: policy or a rule of the gateway said no; has the deciding policy ids.
+            Rejected: the gateway could not read it.
+            NoReceipt: nothing was heard in time; publish the same envelope again.
+        """
+        if wait == "accepted":
+            await self._publisher.publish(envelope, wait="accepted", timeout=timeout)
+            return None
+        return await self._publisher.publish(envelope, timeout=timeout)
+
+    @property
+    def ledger(self) -> LedgerReader:
+        """Reads the ledger, for principals that may (operators)."""
+        return LedgerReader(self._connection)
+
+    async def records(
+        self, start: int = 1, *, since: int | None = None, follow: bool = False
+    ) -> AsyncIterator[Record]:
+        """Records of the ledger, for principals that may read it (operators).
+
+        Args:
+            start: first sequence.
+            since: ns since 1970, instead of `start`.
+            follow: go on with what is written later, for ever.
+
+        Raises:
+            LedgerGap: a record is missing.
+            Unavailable: the broker does not answer, or this principal may not read.
+        """
+        async for stored in self.ledger.read(start, since=since, follow=follow):
+            yield stored.record()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._connection.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()

@@ -1,0 +1,129 @@
+"""The command line.
+
+Exit status: 0 done, 1 something is not as it should be, 2 bad input, 3 refused by the bus,
+4 the bus cannot be reached, 5 the ledger is damaged or fenced, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import typer
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from tidegate_schemas.errors import (
+    Denied,
+    InvalidInput,
+    LedgerError,
+    Refused,
+    TidegateError,
+    Unavailable,
+    first_error,
+)
+
+from .console import err, group, print_json
+
+_COMMANDS = {
+    "demo": "demo",
+    "init": "init",
+    "up": "up",
+    "publish": "publish",
+    "run": "runs",
+    "ledger": "ledger",
+    "agent": "agents",
+    "doctor": "doctor",
+    "bench": "bench",
+    "schema": "schema",
+    "gateway": "process",
+    "coordinator": "process",
+}
+"""Each command and the module that holds it, in the order of the help."""
+
+
+class _Commands(TyperGroup):
+    """Imports a command's module when it is asked for: a worker needs no benchmarks.
+
+    Contexts and commands are of the click that typer has inside, which it does not export.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f".{_COMMANDS[cmd_name]}", __package__)
+        if hasattr(module, "app"):
+            command = typer.main.get_command(module.app)
+        else:
+            single = group()
+            single.command(cmd_name)(getattr(module, cmd_name))
+            command = typer.main.get_command(single)
+        command.name = cmd_name
+        return command
+
+
+app = typer.Typer(
+    name="tidegate",
+    cls=_Commands,
+    help="A governed message bus for AI agents: nothing moves unless policy says so, nothing "
+    "moves unrecorded.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def tidegate() -> None:
+    """See the help of the application."""
+
+
+def exit_status(error: TidegateError) -> int:
+    """The exit status that stands for an error."""
+    match error:
+        case InvalidInput():
+            return 2
+        case Refused():
+            return 3
+        case Unavailable():
+            return 4
+        case LedgerError():
+            return 5
+        case _:
+            return 1
+
+
+def main() -> int:
+    """Run the command line; the exit status."""
+    try:
+        app()
+    except (TidegateError, BaseExceptionGroup) as error:
+        first = first_error(error)
+        if not isinstance(first, TidegateError):
+            raise
+        return _report(first)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _report(error: TidegateError) -> int:
+    status = exit_status(error)
+    if "--json" in sys.argv:
+        body: dict[str, object] = {"type": type(error).__name__, "message": str(error)}
+        if isinstance(error, Refused):
+            body |= {"reason": error.reason, "seq": error.seq}
+        if isinstance(error, Denied):
+            body["policies"] = error.policies
+        print_json({"error": body | {"retryable": error.retryable}})
+        return status
+    if isinstance(error, Denied):
+        by = ", ".join(error.policies)
+        err.print(f"[red]denied[/red] by policy {escape(by)}" if by else "[red]denied[/red]")
+    err.print(f"[red]error[/red] {escape(str(error))}")
+    return status

@@ -1,0 +1,73 @@
+"""What commands print: tables and colour for people, JSON with `--json`, errors on stderr."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Coroutine, Iterable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+T = TypeVar("T")
+
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+ProjectOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--project", help="Folder of the project; by default the current one or one above it."
+    ),
+]
+StateOption = Annotated[
+    Path | None,
+    typer.Option("--state", help="Folder of the stack's state; by default PROJECT/.tidegate."),
+]
+AsOption = Annotated[
+    str, typer.Option("--as", help="Principal to act as, team.name; its key must be at hand.")
+]
+
+VERDICT_STYLES = {
+    "allow": "green",
+    "deny": "red",
+    "reject": "red",
+    "hold": "yellow",
+    "duplicate": "bright_black",
+}
+
+
+def group(help: str | None = None) -> typer.Typer:
+    """Commands that belong together."""
+    return typer.Typer(help=help, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
+    """A table of text; None is shown as a dash."""
+    made = Table(title=title or None, title_justify="left", header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*("-" if cell is None else str(cell) for cell in row))
+    return made
+
+
+def verdict(name: str) -> str:
+    """A verdict in its colour, as markup."""
+    style = VERDICT_STYLES.get(name, "default")
+    return f"[{style}]{name}[/{style}]"
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's coroutine; Ctrl-C cancels it and cleans up."""
+    return asyncio.run(work)

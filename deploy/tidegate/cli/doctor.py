@@ -1,0 +1,137 @@
+"""`tidegate doctor`: is everything as it should be, and if not, what to do."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import typer
+from rich.markup import escape
+
+from tidegate.bus import Bus
+from tidegate.processes import address, running
+from tidegate.project import Project, check_blueprints, open_project
+from tidegate_bus.accounts import REGISTRAR
+from tidegate_bus.connection import connect
+from tidegate_bus.server import find_server
+from tidegate_bus.topology import drift
+from tidegate_policy.bundle import load_bundle
+from tidegate_policy.invariants import Checker
+from tidegate_schemas import subjects
+from tidegate_schemas.errors import TidegateError
+from tidegate_schemas.vocabulary import OPERATOR
+
+from .console import JsonOption, ProjectOption, StateOption, out, print_json, run, table
+
+_MARKS = {
+    "ok": "[green]ok[/green]",
+    "failed": "[red]failed[/red]",
+    "skipped": "[yellow]skipped[/yellow]",
+}
+
+
+def doctor(
+    project: ProjectOption = None, state: StateOption = None, as_json: JsonOption = False
+) -> None:
+    """Check this machine, the project, the running stack and the whole ledger.
+
+    Exit status 1 when a check fails.
+    """
+    findings = run(_examine(project, state))
+    if as_json:
+        print_json([msgspec.to_builtins(finding) for finding in findings])
+    else:
+        rows = ((f.check, _MARKS[f.status], escape(f.detail)) for f in findings)
+        out.print(table("", ("check", "", "finding"), rows))
+    if any(finding.status == "failed" for finding in findings):
+        raise typer.Exit(1)
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One check: `ok`, `failed` or `skipped`, and what was found."""
+
+    check: str
+    status: str
+    detail: str
+
+
+async def _examine(folder: Path | None, state: Path | None) -> list[Finding]:
+    findings: list[Finding] = []
+    try:
+        findings.append(Finding("nats-server", "ok", str(await find_server())))
+    except TidegateError as error:
+        findings.append(Finding("nats-server", "failed", str(error)))
+    try:
+        project = open_project(folder, state)
+        check_blueprints(project)
+    except TidegateError as error:
+        return [*findings, Finding("project", "failed", str(error))]
+    findings.append(
+        Finding(
+            "project",
+            "ok",
+            f"{project.settings.project}: {len(project.manifests)} agents, "
+            f"{len(project.blueprints)} blueprints",
+        )
+    )
+    try:
+        url = address(project.state)
+    except TidegateError as error:
+        return [*findings, Finding("stack", "skipped", str(error))]
+    try:
+        findings += [finding async for finding in _examine_stack(project, url, folder, state)]
+    except TidegateError as error:
+        findings.append(Finding("broker", "failed", str(error)))
+    return findings
+
+
+async def _examine_stack(
+    project: Project, url: str, folder: Path | None, state: Path | None
+) -> AsyncIterator[Finding]:
+    try:
+        bundle = load_bundle(project.state.bundle)
+        yield Finding("policy", "ok", bundle.digest)
+    except TidegateError as error:
+        yield Finding("policy", "failed", str(error))
+    healthy: dict[str, int] = {}
+    for info in running(project.state):
+        ok, detail = _health(info.telemetry)
+        healthy[info.name] = healthy.get(info.name, 0) + 1
+        yield Finding(f"process {info.name}", "ok" if ok else "failed", f"pid {info.pid}, {detail}")
+    for name in ("gateway", "coordinator", *(str(m.principal) for m in project.manifests)):
+        if name not in healthy:
+            yield Finding(f"process {name}", "failed", "not running here")
+    seed = project.state.keyring.seed(REGISTRAR)
+    async with await connect(url, REGISTRAR, seed) as connection:
+        lines = await drift(connection, project.limits(), project.subscriptions())
+        yield Finding("topology", "failed" if lines else "ok", "\n".join(lines) or "as declared")
+        ingress = await connection.stream_state(subjects.ingress_stream(0))
+    checker = Checker()
+    async with await Bus.of_project(str(OPERATOR), folder, state) as bus:
+        async for stored in bus.ledger.read():
+            checker.add(stored)
+    broken = checker.finish(quiet=False)
+    if checker.last_ingress < ingress.last_seq and not broken:
+        behind = ingress.last_seq - checker.last_ingress
+        broken = [f"{behind} submissions have no record yet; is the gateway running?"]
+    detail = f"{checker.records} records, {len(checker.open_tasks)} tasks in work"
+    yield Finding("ledger", "failed" if broken else "ok", "\n".join(broken) or detail)
+
+
+def _health(port: int) -> tuple[bool, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2) as answer:
+            return True, _facts(answer.read())
+    except urllib.error.HTTPError as error:
+        return False, _facts(error.read())
+    except OSError as error:
+        return False, f"does not answer: {error}"
+
+
+def _facts(body: bytes) -> str:
+    facts = msgspec.json.decode(body, type=dict[str, Any])
+    return ", ".join(f"{key} {value}" for key, value in facts.items() if key != "bundle")

@@ -1,0 +1,36 @@
+"""The processes of a stack as commands, for those who supervise them by other means than `up`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tidegate import processes
+from tidegate.project import open_project
+
+from .console import ProjectOption, StateOption
+
+
+def gateway(project: ProjectOption = None, state: StateOption = None) -> None:
+    """Run the gateway alone (`up` does this for you)."""
+    work = processes.gateway(open_project(project, state))
+    raise typer.Exit(processes.run_process(work, "gateway"))
+
+
+def coordinator(project: ProjectOption = None, state: StateOption = None) -> None:
+    """Run the coordinator alone (`up` does this for you)."""
+    work = processes.coordinator(open_project(project, state))
+    raise typer.Exit(processes.run_process(work, "coordinator"))
+
+
+def worker(
+    reference: Annotated[
+        str, typer.Argument(metavar="MODULE:AGENT", help="As `run` in the agent's manifest.")
+    ],
+    project: ProjectOption = None,
+    state: StateOption = None,
+) -> None:
+    """Run a worker of an agent until SIGTERM, then drain. Start as many as you like."""
+    work = processes.worker(open_project(project, state), reference)
+    raise typer.Exit(processes.run_process(work, reference))

@@ -1,0 +1,129 @@
+"""`tidegate publish`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from tidegate.bus import Bus
+from tidegate_schemas.envelope import MAX_ENVELOPE_BYTES, Envelope, decode
+from tidegate_schemas.errors import InvalidEnvelope, InvalidInput
+from tidegate_schemas.record import Receipt
+from tidegate_schemas.vocabulary import OPERATOR
+
+from .console import AsOption, JsonOption, ProjectOption, StateOption, out, print_json, run, verdict
+
+
+def publish(
+    type: Annotated[
+        str | None, typer.Argument(help="What happened or is asked, e.g. order.created.")
+    ] = None,
+    data: Annotated[
+        str, typer.Argument(help="JSON; @FILE reads a file, - reads standard input.")
+    ] = "null",
+    envelope: Annotated[
+        str | None,
+        typer.Option(help="Publish a whole CloudEvent from this file (- for standard input)."),
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="event (the default), task, result or control.")
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(help="Destination; of an event its type by default.")
+    ] = None,
+    id: Annotated[str | None, typer.Option(help="Envelope id; repeating one is harmless.")] = None,
+    correlation: Annotated[
+        str | None, typer.Option(help="Correlation id, see `tidegate ledger timeline`.")
+    ] = None,
+    source: Annotated[
+        str, typer.Option(help="URI reference of where it comes from.")
+    ] = "tidegate:cli",
+    principal: AsOption = str(OPERATOR),
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the receipt.")] = 30.0,
+    project: ProjectOption = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Publish one message and wait for the verdict.
+
+    Exit status 3 when it is refused; then the policy that decided is named.
+    """
+    if (type is None) == (envelope is None):
+        raise typer.BadParameter("give either a TYPE or --envelope FILE")
+    if envelope is not None:
+        name, text = _text("@" + envelope if envelope != "-" else "-", "envelope")
+        _check_json(name, text)
+        try:
+            message = decode(text.encode(), limit=MAX_ENVELOPE_BYTES)
+        except InvalidEnvelope as error:
+            raise InvalidInput(f"{name}: {error}") from None
+    else:
+        assert type is not None
+        attributes: dict[str, Any] = {"kind": kind, "to": to, "correlationid": correlation}
+        raw = msgspec.Raw(json_argument(data, "data"))
+        message = Envelope.new(type, raw, id=id, source=source, **attributes)
+    receipt = run(_publish(message, principal, timeout, project, state))
+    if as_json:
+        print_json(msgspec.to_builtins(receipt))
+        return
+    policies = f" by {', '.join(receipt.policies)}" if receipt.policies else ""
+    out.print(
+        f"{verdict(receipt.verdict)}{policies}; ledger record {receipt.seq}, envelope {receipt.id}"
+    )
+
+
+async def _publish(
+    message: Envelope, principal: str, timeout: float, project: Path | None, state: Path | None
+) -> Receipt:
+    async with await Bus.of_project(principal, project, state) as bus:
+        return await bus.publish(message, timeout=timeout)
+
+
+def json_argument(argument: str, what: str) -> bytes:
+    """The JSON of an argument: given as it is, as @FILE, or as - for standard input.
+
+    Raises:
+        InvalidInput: it cannot be read or is no JSON; says where.
+    """
+    name, text = _text(argument, what)
+    _check_json(name, text)
+    return text.strip().encode()
+
+
+def _text(argument: str, what: str) -> tuple[str, str]:
+    """Name and text of a JSON argument."""
+    try:
+        if argument == "-":
+            return "standard input", sys.stdin.read()
+        if argument.startswith("@"):
+            return argument[1:], Path(argument[1:]).read_text("utf-8")
+    except OSError as error:
+        raise InvalidInput(f"{argument.removeprefix('@')}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{argument.removeprefix('@')}: not UTF-8: {error.reason}") from None
+    return what, argument
+
+
+def _check_json(name: str, text: str) -> None:
+    """Say where JSON is malformed, with the line and a mark under the place.
+
+    Raises:
+        InvalidInput: it is.
+    """
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        lines = text.splitlines() or [""]
+        line = lines[min(error.lineno, len(lines)) - 1]
+        start = max(0, error.colno - 40)
+        shown, mark = line[start : start + 80], " " * (error.colno - 1 - start) + "^"
+        raise InvalidInput(
+            f"{name}:{error.lineno}:{error.colno}: malformed JSON: {error.msg}\n  {shown}\n  {mark}"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"{name}: malformed JSON: {error}") from None

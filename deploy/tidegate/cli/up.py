@@ -1,0 +1,113 @@
+"""`tidegate up`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.markup import escape
+
+from tidegate.project import Project, open_project
+from tidegate.stack import Stack
+
+from .console import ProjectOption, StateOption, err, run
+
+_COLOURS = ("cyan", "magenta", "blue", "yellow", "green", "bright_cyan", "bright_magenta")
+_CHECK_SECONDS = 0.5
+_LEVELS = {"warning": "yellow", "error": "red", "critical": "red"}
+
+
+def up(
+    project: ProjectOption = None,
+    state: StateOption = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show only what goes wrong.")
+    ] = False,
+) -> None:
+    """Run the project here: broker, gateway, coordinator and its agents. Ctrl-C drains."""
+    run(_up(open_project(project, state), quiet))
+
+
+async def _up(project: Project, quiet: bool) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    printer = LinePrinter(quiet)
+    began = loop.time()
+    err.print(f"starting [bold]{escape(project.settings.project)}[/bold]")
+    starting = asyncio.create_task(_started(Stack(project, on_line=printer)))
+    interrupted = asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        return
+    stack = await starting
+    try:
+        seconds = loop.time() - began
+        err.print(
+            f"[green]ready[/green] in {seconds:.1f} s at {stack.server.url}, "
+            f"{len(project.manifests)} agents; Ctrl-C stops"
+        )
+        while not stop.is_set():
+            stack.check()
+            try:
+                async with asyncio.timeout(_CHECK_SECONDS):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+        err.print("draining")
+    finally:
+        interrupted.cancel()
+        await stack.stop()
+    err.print("stopped; the ledger stays in", str(project.state.folder))
+
+
+async def _started(stack: Stack) -> Stack:
+    try:
+        await stack.start()
+    except BaseException:
+        await stack.stop()
+        raise
+    return stack
+
+
+class LinePrinter:
+    """Prints the log lines of processes, each with its name in its colour.
+
+    Args:
+        quiet: print only warnings and errors.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._colours: dict[str, str] = {}
+
+    def __call__(self, name: str, line: str) -> None:
+        """Print a line: a structured one as words, any other as it is."""
+        colour = self._colours.setdefault(name, _COLOURS[len(self._colours) % len(_COLOURS)])
+        try:
+            entry = msgspec.json.decode(line, type=dict[str, Any])
+        except msgspec.DecodeError:
+            text = escape(line)
+        else:
+            level = str(entry.pop("level", "info"))
+            if self._quiet and level not in _LEVELS:
+                return
+            event = entry.pop("event", "")
+            for noise in ("timestamp", "process"):
+                entry.pop(noise, None)
+            facts = " ".join(f"{key}={_value(value)}" for key, value in entry.items())
+            style = _LEVELS.get(level)
+            text = f"{escape(str(event))} [bright_black]{escape(facts)}[/bright_black]"
+            text = f"[{style}]{text}[/{style}]" if style else text
+        err.print(f"[{colour}]{escape(name):<18}[/{colour}] {text}", highlight=False)
+
+
+def _value(value: Any) -> str:
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return f"{text[:15]}…" if text.startswith("sha256:") else text

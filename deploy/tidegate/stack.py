@@ -1,0 +1,210 @@
+"""The local stack: broker, gateway, coordinator and the agents of a project, supervised."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Collection
+from types import TracebackType
+from typing import Self
+
+from tidegate_bus.accounts import REGISTRAR, configuration
+from tidegate_bus.connection import Connection, connect
+from tidegate_bus.publisher import Publisher
+from tidegate_bus.server import Server
+from tidegate_bus.topology import converge
+from tidegate_policy.bundle import load_bundle, write_bundle
+from tidegate_schemas.envelope import Envelope
+from tidegate_schemas.errors import InvalidInput, Unavailable
+from tidegate_schemas.subjects import Principal
+from tidegate_schemas.vocabulary import AGENT_REGISTER, OPERATOR
+
+from .child import Child, OnLine
+from .processes import running
+from .project import Project, check_blueprints
+
+_POLL_SECONDS = 0.02
+_GRACE_SECONDS = 5.0
+_READY_SECONDS = 60.0
+
+
+def _ignore(name: str, line: str) -> None:
+    """Nobody listens."""
+
+
+class Stack:
+    """A running project. Make one with `async with Stack(project)`.
+
+    Args:
+        project: what to run.
+        on_line: called with each process's name and log lines.
+        agents: run only these, as `team.name`; all by default.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        *,
+        on_line: OnLine = _ignore,
+        agents: Collection[str] | None = None,
+    ) -> None:
+        self.project = project
+        self._on_line = on_line
+        self._server: Server | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._gateway = self._child("gateway", "gateway")
+        self._coordinator = self._child("coordinator", "coordinator")
+        self._workers = [
+            self._child(str(m.principal), "agent", "run", m.run)
+            for m in project.manifests
+            if agents is None or str(m.principal) in agents
+        ]
+
+    @property
+    def server(self) -> Server:
+        """The broker."""
+        assert self._server, "the stack is not running"
+        return self._server
+
+    @property
+    def children(self) -> list[Child]:
+        """Every other process, in the order in which they are stopped."""
+        return [*self._workers, self._coordinator, self._gateway]
+
+    async def start(self) -> None:
+        """Start everything; returns when all of it is ready.
+
+        Raises:
+            InvalidPolicy: the policies do not load.
+            InvalidInput: another stack runs in this folder.
+            Unavailable: something does not start; says what.
+            TopologyDrift: the ledger stream is not what it should be.
+        """
+        state = self.project.state
+        if others := running(state):
+            raise InvalidInput(
+                f"a stack runs here already (pid {others[0].pid} is {others[0].name})"
+            )
+        check_blueprints(self.project)
+        state.folder.mkdir(parents=True, exist_ok=True)
+        for stale in state.processes.glob("*.json"):
+            stale.unlink()
+        write_bundle(state.bundle, self.project.policies, self.project.roster())
+        load_bundle(state.bundle)  # so that bad policy is said before anything runs
+        await self._start_server(self.project.settings.server.port)
+        self._keeper = asyncio.create_task(self._keep_server())
+        async with await self.connect(REGISTRAR) as connection:
+            await converge(connection, self.project.limits(), self.project.subscriptions())
+        for child in self.children:
+            child.start()
+        await self._until_ready()
+        await self._register_agents()
+
+    async def stop(self) -> None:
+        """Drain: agents first, then coordinator and gateway, the broker last."""
+        drains = [m.drain for m in self.project.manifests]
+        grace = _GRACE_SECONDS + max(drains, default=0.0)
+        await asyncio.gather(*(worker.stop(grace) for worker in self._workers))
+        await self._coordinator.stop(_GRACE_SECONDS)
+        await self._gateway.stop(_GRACE_SECONDS)
+        if self._keeper:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._server:
+            await self._server.stop()
+        self.project.state.address.unlink(missing_ok=True)
+
+    async def connect(self, principal: Principal) -> Connection:
+        """A connection as one of the project's principals."""
+        seed = self.project.state.keyring.seed(principal)
+        return await connect(self.server.url, principal, seed)
+
+    def check(self) -> None:
+        """Raise if something is down that will not come back by itself.
+
+        Raises:
+            Unavailable: says what.
+        """
+        for child in self.children:
+            child.check()
+
+    def _child(self, name: str, *arguments: str) -> Child:
+        project = self.project
+        return Child(
+            name,
+            [
+                sys.executable,
+                "-m",
+                "tidegate",
+                *arguments,
+                "--project",
+                str(project.root),
+                "--state",
+                str(project.state.folder),
+            ],
+            project.root,
+            project.state.logs / f"{name}.log",
+            self._on_line,
+        )
+
+    async def _start_server(self, port: int) -> None:
+        state = self.project.state
+        text = configuration(self.project.identities(), store=state.store, port=port or -1)
+        state.server_configuration.write_text(text)
+        self._server = await Server.start(state.server_configuration, state.logs / "server.log")
+        state.address.write_text(self._server.url + "\n")
+
+    async def _keep_server(self) -> None:
+        """Start the broker again, on the same port, if it ends by itself."""
+        while True:
+            status = await self.server.wait()
+            self._on_line("server", f"ended with status {status}; starting it again")
+            try:
+                await self._start_server(self.server.port)
+            except Unavailable as error:
+                self._on_line("server", str(error))
+                await asyncio.sleep(1.0)
+
+    async def _until_ready(self) -> None:
+        missing = {child.name for child in self.children}
+        try:
+            async with asyncio.timeout(_READY_SECONDS):
+                while missing:
+                    self.check()
+                    missing -= {info.name for info in running(self.project.state)}
+                    await asyncio.sleep(_POLL_SECONDS)
+        except TimeoutError:
+            names = ", ".join(sorted(missing))
+            raise Unavailable(
+                f"not ready after {_READY_SECONDS:g} s: {names}; see {self.project.state.logs}"
+            ) from None
+
+    async def _register_agents(self) -> None:
+        """Tell the ledger who provides what. Each start of a stack is worth a record."""
+        async with await Publisher.start(await self.connect(OPERATOR)) as publisher:
+            for manifest in self.project.manifests:
+                await publisher.publish(
+                    Envelope.new(
+                        AGENT_REGISTER,
+                        manifest.model_dump(mode="json"),
+                        source=f"tidegate:{OPERATOR}",
+                        kind="control",
+                        to=AGENT_REGISTER,
+                    )
+                )
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()

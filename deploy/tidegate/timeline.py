@@ -1,0 +1,123 @@
+"""The story of one correlation id, in sentences. Pure: records in, lines out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from tidegate_schemas.envelope import Envelope
+from tidegate_schemas.errors import InvalidEnvelope
+from tidegate_schemas.record import Record
+from tidegate_schemas.subjects import Kind, Verdict
+from tidegate_schemas.vocabulary import DEADLETTER, RUN_FINISHED, RUN_START, RUN_TIMEOUT
+
+_MOST = 160
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One record of the story. `text` is a sentence for people."""
+
+    seq: int
+    time: str
+    verdict: str
+    kind: str
+    by: str
+    to: str
+    text: str
+
+
+def timeline_of(records: Iterable[Record], correlation: str) -> list[Line]:
+    """The records that belong to a correlation id, or to the envelope of that id, in order.
+
+    A message without a correlation id begins a story under its own id.
+    """
+    lines: list[Line] = []
+    steps: dict[str, str] = {}
+    for record in records:
+        message = record.message()
+        if message is None or correlation not in (message.correlationid, message.id):
+            continue
+        if record.kind is Kind.TASK and message.stepid:
+            steps[message.id] = _step(message)
+        text = _sentence(record, message, steps)
+        lines.append(
+            Line(record.seq, record.time, record.verdict, record.kind, record.by, record.to, text)
+        )
+    return lines
+
+
+def _sentence(record: Record, message: Envelope, steps: dict[str, str]) -> str:
+    said = _what(record, message, steps)
+    why = record.why
+    by = f" by policy {', '.join(why.policies)}" if why.policies else ""
+    match record.verdict:
+        case Verdict.ALLOW:
+            return said
+        case Verdict.DUPLICATE:
+            return f"{said} (again; counted once, see record {record.first})"
+        case Verdict.HOLD:
+            return f"{said} (waits for approval{by})"
+        case _:
+            detail = why.facts.get("detail") or why.reason
+            return f"{said}: not delivered, {detail if not by else why.reason}{by}"
+
+
+def _what(record: Record, message: Envelope, steps: dict[str, str]) -> str:
+    data = _brief(message)
+    match record.kind:
+        case Kind.EVENT if message.type == RUN_FINISHED:
+            return f"{record.by} ends run {message.runid}: {data}"
+        case Kind.EVENT:
+            return f"{record.by} reports {record.to}: {data}"
+        case Kind.TASK:
+            step = f" (step {steps[message.id]})" if message.id in steps else ""
+            return f"{record.by} asks for {record.to}{step}"
+        case Kind.RESULT if message.type == DEADLETTER:
+            return f"{record.by} gives up{_of(message, steps)}: {data}"
+        case Kind.RESULT:
+            return f"{record.by} answers{_of(message, steps)}: {data}"
+        case Kind.CONTROL if record.to == RUN_START:
+            return f"{record.by} starts a run: {data}"
+        case Kind.CONTROL if record.to == RUN_TIMEOUT:
+            return f"{record.by} finds the time over for step {_step(message)}"
+        case _:
+            return f"{record.by} commands {record.to}: {data}"
+
+
+def _step(message: Envelope) -> str:
+    parts = [message.stepid or "?"]
+    if message.subject not in (None, "0"):
+        parts.append(f"[{message.subject}]")
+    if (message.attempt or 1) > 1:
+        parts.append(f", attempt {message.attempt}")
+    return "".join(parts)
+
+
+def _of(message: Envelope, steps: dict[str, str]) -> str:
+    step = steps.get(message.causationid or "")
+    return f" step {step}" if step else ""
+
+
+def _brief(message: Envelope) -> str:
+    """The data in one line."""
+    try:
+        text = _flat(message.payload())
+    except InvalidEnvelope:
+        text = "(data that is not JSON)"
+    return text if len(text) <= _MOST else text[: _MOST - 1] + "…"
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k}={_short(v)}" for k, v in value.items() if v not in (None, [], {}))  # pyright: ignore[reportUnknownVariableType]  # any JSON
+    return _short(value)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str):
+        return value if len(value) <= 60 else value[:59] + "…"
+    if isinstance(value, list) and len(value) > 3:  # pyright: ignore[reportUnknownArgumentType]  # any JSON
+        return f"{len(value)} entries"  # pyright: ignore[reportUnknownArgumentType]  # any JSON
+    return msgspec.json.encode(value).decode()[:60]
