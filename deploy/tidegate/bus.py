@@ -49,7 +49,12 @@ class Bus:
 
     @classmethod
     async def of_project(
-        cls, principal: str, folder: Path | None = None, state: Path | None = None
+        cls,
+        principal: str,
+        folder: Path | None = None,
+        state: Path | None = None,
+        *,
+        window: int = 256,
     ) -> Self:
         """Connect to the stack that runs in a project's folder, with the key it keeps there.
 
@@ -57,15 +62,15 @@ class Bus:
             principal: `team.name`.
             folder: the project, or a folder inside it; the current one by default.
             state: where the stack keeps its state; `.tidegate` in the project by default.
+            window: see `connect`.
 
         Raises:
             InvalidInput: no project, no running stack, or no such principal.
             NotConnected: the stack does not answer.
         """
         where = State(state or find_project(folder or Path.cwd()) / ".tidegate")
-        return await cls.connect(
-            address(where), principal, where.keyring.seed(Principal.parse(principal))
-        )
+        seed = where.keyring.seed(Principal.parse(principal))
+        return await cls.connect(address(where), principal, seed, window=window)
 
     @overload
     async def publish(

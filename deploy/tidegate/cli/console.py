@@ -15,7 +15,8 @@ from rich.table import Table
 
 T = TypeVar("T")
 
-out = Console(soft_wrap=True)
+_terminal = sys.stdout.isatty()
+out = Console(soft_wrap=not _terminal, width=None if _terminal else 120)
 err = Console(stderr=True, soft_wrap=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -70,4 +71,13 @@ def verdict(name: str) -> str:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's coroutine; Ctrl-C cancels it and cleans up."""
-    return asyncio.run(work)
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        return runner.run(work)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # not on this platform
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

@@ -1,0 +1,40 @@
+"""What a benchmark ran on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+from tidegate_bus.server import find_server
+
+
+async def machine() -> dict[str, str]:
+    """Processor, cores and versions."""
+    process = await asyncio.create_subprocess_exec(
+        str(await find_server()), "--version", stdout=asyncio.subprocess.PIPE
+    )
+    server = (await process.communicate())[0].decode().strip().removeprefix("nats-server: ")
+    return {
+        "processor": _processor(),
+        "cores": str(
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        ),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "nats-server": server,
+        "nats-py": version("nats-py"),
+        "tidegate": version("tidegate"),
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()

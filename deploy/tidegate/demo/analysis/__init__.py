@@ -1,0 +1,1 @@
+"""What the reviewers know. Functions over values: no bus, no git, no clock."""
