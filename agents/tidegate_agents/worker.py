@@ -153,16 +153,20 @@ class Worker:
     def _take(self, delivery: Delivery) -> None:
         task = asyncio.create_task(self._settle(delivery))
         self._running.add(task)
-        RUNNING.set(len(self._running))
         task.add_done_callback(self._finished)
+        self._want_more()
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
+        self._want_more()
+        if not task.cancelled() and task.exception():
+            _log.error("worker", error=repr(task.exception()))
+
+    def _want_more(self) -> None:
+        """Ask for as many deliveries as there are hands free, and no more."""
         RUNNING.set(len(self._running))
         if not self._draining:
             self._inbox.want(self._manifest.concurrency - len(self._running))
-        if not task.cancelled() and task.exception():
-            _log.error("worker", error=repr(task.exception()))
 
     async def _settle(self, delivery: Delivery) -> None:
         """Handle a delivery and settle it; the lease is extended all the while."""

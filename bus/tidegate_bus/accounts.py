@@ -112,6 +112,7 @@ def configuration(
     identities: Iterable[Identity],
     *,
     store: Path,
+    store_bytes: int,
     host: str = "127.0.0.1",
     port: int = -1,
     partition: int = 0,
@@ -121,6 +122,7 @@ def configuration(
     Args:
         identities: who may connect; nobody else can.
         store: folder of the streams.
+        store_bytes: how much the streams may take; a full disk is found out when it is full.
         host: where to listen.
         port: where to listen; -1 takes a free one.
         partition: number in the names of the streams.
@@ -145,6 +147,7 @@ def configuration(
         "max_payload": MAX_PAYLOAD,
         "jetstream": {
             "store_dir": str(store),
+            "max_file_store": store_bytes,
             "limits": {"default_max_consumers": 20_000},
         },
         "feature_flags": {"js_ack_fc_v2": False},  # the ack subjects above are of the first form

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self, overload
 
@@ -30,19 +30,29 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.publisher")
 _RESEND_SECONDS = 2.0
 _RESEND_MAX_SECONDS = 10.0
 _REFUSED_PAUSE_SECONDS = 0.25
+_LOOK_SECONDS = 0.1
 
 
 @dataclass(slots=True)
 class _Open:
-    """An envelope on its way. `accepted` and `receipt` are set once each."""
+    """An envelope on its way. Times are of the event loop's clock.
+
+    Attributes:
+        done: set with the receipt, or with None once it is accepted if no more is waited for.
+        resend: when it is sent again if nothing was heard.
+        pause: how long after that the next time.
+    """
 
     envelope_id: str
     payload: bytes
     token: str
-    accepted: asyncio.Future[int]
-    receipt: asyncio.Future[Receipt]
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-    sends: int = 0
+    done: asyncio.Future[Receipt | None]
+    only_accepted: bool
+    began: float
+    deadline: float
+    resend: float
+    pause: float = _RESEND_SECONDS
+    accepted: bool = False
     refusal: str = ""
 
 
@@ -58,19 +68,22 @@ class Publisher:
         self._by_token: dict[str, _Open] = {}
         self._by_id: dict[str, list[_Open]] = {}
         self._sent = 0
+        self._loop = asyncio.get_running_loop()
+        self._looking: asyncio.Task[None] | None = None  # kept, or it would be collected
 
     @classmethod
     async def start(cls, connection: Connection, *, window: int = 256) -> Self:
         """A publisher whose receipts are already listened for.
 
         Args:
-            connection: of the principal that publishes.
+            connection: of the principal that publishes; its end is the publisher's end.
             window: envelopes that may be on their way at once; more callers wait.
         """
         publisher = cls(connection, window)
         await connection.listen(f"{publisher._inbox}.*", publisher._on_accepted)
         await connection.listen(subjects.receipt(connection.principal), publisher._on_receipts)
         connection.on_reconnect(publisher._resend_all)
+        publisher._looking = asyncio.create_task(publisher._look_after())
         return publisher
 
     @overload
@@ -96,7 +109,8 @@ class Publisher:
             envelope: what to publish; its id makes a repeated call harmless.
             wait: `verdict` returns when the gateway has decided and the ledger has the record.
                 `accepted` returns when the durable ingress has it; the verdict is not awaited.
-            timeout: seconds; the envelope is sent again within them when nothing is heard.
+            timeout: seconds from its first sending; it is sent again within them when nothing
+                is heard.
 
         Returns:
             The receipt: verdict, ledger sequence and deciding policies. A repeated envelope gets
@@ -106,73 +120,73 @@ class Publisher:
             Denied: policy or a rule of the gateway said no, now or at the first time.
             Rejected: the gateway could not read it.
             NoReceipt: nothing was heard in time; publish the same envelope again.
+            Unavailable: the connection was closed.
         """
+        payload = encode(envelope)
         async with self._window:
-            open_ = self._open(envelope)
+            self._sent += 1
+            now = self._loop.time()
+            open_ = _Open(
+                envelope_id=envelope.id,
+                payload=payload,
+                token=f"{self._sent:x}",
+                done=self._loop.create_future(),
+                only_accepted=wait == "accepted",
+                began=now,
+                deadline=now + timeout,
+                resend=now + _RESEND_SECONDS,
+            )
+            self._by_token[open_.token] = open_
+            self._by_id.setdefault(open_.envelope_id, []).append(open_)
             try:
-                async with asyncio.timeout(timeout):
-                    await self._deliver(open_, wait)
-            except TimeoutError:
-                what = "acceptance" if not open_.accepted.done() else "receipt"
-                raise NoReceipt(
-                    envelope.id, timeout, f"{what}{open_.refusal and f' ({open_.refusal})'}"
-                ) from None
+                await self._send(open_)
+                receipt = await open_.done
             finally:
-                self._close(open_)
-        return settle(open_.receipt.result()) if wait == "verdict" else None
+                self._forget(open_)
+        return None if receipt is None else settle(receipt)
 
-    async def _deliver(self, open_: _Open, wait: str) -> None:
-        """Send until what is waited for has come."""
-        done = open_.receipt if wait == "verdict" else open_.accepted
-        pause = _RESEND_SECONDS
-        while not done.done():
-            open_.wake.clear()
-            try:
-                await self._connection.nats.publish(
-                    self._subject, open_.payload, reply=f"{self._inbox}.{open_.token}"
-                )
-            except nats.errors.OutboundBufferLimitError:
-                pass  # disconnected and the buffer is full: wait and send again
-            except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError) as e:
-                raise Unavailable(
-                    f"the connection of {self._connection.principal} is closed"
-                ) from e
-            open_.sends += 1
-            try:
-                async with asyncio.timeout(pause):
-                    await open_.wake.wait()
-                if not done.done():
-                    await asyncio.sleep(_REFUSED_PAUSE_SECONDS)
-            except TimeoutError:
-                pause = min(pause * 2, _RESEND_MAX_SECONDS)
+    async def _send(self, open_: _Open) -> None:
+        try:
+            await self._connection.nats.publish(
+                self._subject, open_.payload, reply=f"{self._inbox}.{open_.token}"
+            )
+        except nats.errors.OutboundBufferLimitError:
+            open_.refusal = "disconnected"  # and the buffer is full; it is sent again
+        except nats.errors.Error as error:
+            _settle(open_, Unavailable(f"{self._connection.principal} cannot publish: {error}"))
 
-    def _open(self, envelope: Envelope) -> _Open:
-        loop = asyncio.get_running_loop()
-        self._sent += 1
-        open_ = _Open(
-            envelope.id,
-            encode(envelope),
-            f"{self._sent:x}",
-            loop.create_future(),
-            loop.create_future(),
-        )
-        self._by_token[open_.token] = open_
-        self._by_id.setdefault(open_.envelope_id, []).append(open_)
-        return open_
-
-    def _close(self, open_: _Open) -> None:
-        self._by_token.pop(open_.token, None)
-        same = self._by_id.get(open_.envelope_id, [])
-        if open_ in same:
-            same.remove(open_)
+    def _forget(self, open_: _Open) -> None:
+        del self._by_token[open_.token]
+        same = self._by_id[open_.envelope_id]
+        same.remove(open_)
         if not same:
-            self._by_id.pop(open_.envelope_id, None)
+            del self._by_id[open_.envelope_id]
 
     def _resend_all(self) -> None:
         """After a reconnect nobody knows what arrived."""
+        now = self._loop.time()
         for open_ in self._by_token.values():
-            open_.refusal = "reconnected"
-            open_.wake.set()
+            open_.resend = min(open_.resend, now)
+
+    async def _look_after(self) -> None:
+        """Send again what was not heard of, and give up on what is late.
+
+        One task for all, because two timers an envelope cost more than sending it.
+        """
+        while not self._connection.nats.is_closed:
+            now = self._loop.time()
+            for open_ in list(self._by_token.values()):
+                if open_.done.done():
+                    continue
+                if now >= open_.deadline:
+                    _settle(open_, _no_receipt(open_))
+                elif now >= open_.resend:
+                    open_.resend = now + open_.pause
+                    open_.pause = min(2 * open_.pause, _RESEND_MAX_SECONDS)
+                    await self._send(open_)
+            await asyncio.sleep(_LOOK_SECONDS)
+        for open_ in self._by_token.values():
+            _settle(open_, Unavailable(f"the connection of {self._connection.principal} is closed"))
 
     async def _on_accepted(self, message: Msg) -> None:
         open_ = self._by_token.get(message.subject.rpartition(".")[2])
@@ -182,14 +196,13 @@ class Publisher:
             answer = msgspec.json.decode(message.data, type=_PubAck)
         except msgspec.DecodeError:  # no responders: headers only
             answer = _PubAck(error=_PubError(503, "no ingress"))
-        if answer.error is None:
-            if not open_.accepted.done():
-                open_.accepted.set_result(answer.seq)
-            if not open_.receipt.done():
-                return  # the receipt is still to come; do not wake a sender that waits for it
-        else:
+        if answer.error is not None:
             open_.refusal = f"{answer.error.description} ({answer.error.code})"
-        open_.wake.set()
+            open_.resend = self._loop.time() + _REFUSED_PAUSE_SECONDS
+            return
+        open_.accepted = True
+        if open_.only_accepted:
+            _settle(open_, None)
 
     async def _on_receipts(self, message: Msg) -> None:
         try:
@@ -199,11 +212,7 @@ class Publisher:
             return
         for receipt in receipts:
             for open_ in self._by_id.get(receipt.id, ()):
-                if not open_.accepted.done():
-                    open_.accepted.set_result(receipt.ingress)
-                if not open_.receipt.done():
-                    open_.receipt.set_result(receipt)
-                open_.wake.set()
+                _settle(open_, None if open_.only_accepted else receipt)
 
     async def __aenter__(self) -> Self:
         return self
@@ -215,6 +224,21 @@ class Publisher:
         traceback: TracebackType | None,
     ) -> None:
         await self._connection.close()
+
+
+def _settle(open_: _Open, outcome: Receipt | Exception | None) -> None:
+    if open_.done.done():
+        return
+    if isinstance(outcome, Exception):
+        open_.done.set_exception(outcome)
+    else:
+        open_.done.set_result(outcome)
+
+
+def _no_receipt(open_: _Open) -> NoReceipt:
+    what = "receipt" if open_.accepted else "acceptance"
+    seconds = round(open_.deadline - open_.began, 3)
+    return NoReceipt(open_.envelope_id, seconds, f"{what}{open_.refusal and f' ({open_.refusal})'}")
 
 
 class _PubError(msgspec.Struct, frozen=True):

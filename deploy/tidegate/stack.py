@@ -149,7 +149,13 @@ class Stack:
 
     async def _start_server(self, port: int) -> None:
         state = self.project.state
-        text = configuration(self.project.identities(), store=state.store, port=port or -1)
+        limits = self.project.limits()
+        text = configuration(
+            self.project.identities(),
+            store=state.store,
+            store_bytes=limits.ledger_bytes + limits.ingress_bytes,
+            port=port or -1,
+        )
         state.server_configuration.write_text(text)
         self._server = await Server.start(state.server_configuration, state.logs / "server.log")
         state.address.write_text(self._server.url + "\n")

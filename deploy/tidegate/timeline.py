@@ -68,7 +68,7 @@ def _what(record: Record, message: Envelope, steps: dict[str, str]) -> str:
     data = _brief(message)
     match record.kind:
         case Kind.EVENT if message.type == RUN_FINISHED:
-            return f"{record.by} ends run {message.runid}: {data}"
+            return f"{record.by} ends run {message.runid}{_end(message)}"
         case Kind.EVENT:
             return f"{record.by} reports {record.to}: {data}"
         case Kind.TASK:
@@ -84,6 +84,23 @@ def _what(record: Record, message: Envelope, steps: dict[str, str]) -> str:
             return f"{record.by} finds the time over for step {_step(message)}"
         case _:
             return f"{record.by} commands {record.to}: {data}"
+
+
+def _end(message: Envelope) -> str:
+    """How a run ended."""
+    try:
+        end = message.payload(_RunEnd)
+    except InvalidEnvelope:
+        return f": {_brief(message)}"
+    how = f" of {end.blueprint}: {end.status}"
+    return how + (f", {end.error}" if end.error else f", output {_flat(end.output)}"[:_MOST])
+
+
+class _RunEnd(msgspec.Struct):
+    blueprint: str
+    status: str
+    output: Any = None
+    error: str | None = None
 
 
 def _step(message: Envelope) -> str:

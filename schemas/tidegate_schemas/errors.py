@@ -16,6 +16,7 @@
     │   ├── ServerFailed            nats-server did not start or stopped
     │   ├── NotConnected            no broker answers at the address
     │   └── NoReceipt               accepted or not is unknown; publish the same envelope again
+    ├── Permanent                   raised by a handler: this message can never be handled
     └── LedgerError                 the evidence is not what it should be; stop and look
         ├── Fenced                  somebody else wrote to the ledger
         ├── LedgerGap               a record or a submission is missing
@@ -28,7 +29,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 
 class TidegateError(Exception):
@@ -129,7 +130,7 @@ class Refused(TidegateError):
     """
 
     def __init__(self, reason: str, detail: str, seq: int) -> None:
-        super().__init__(f"{reason}: {detail} (ledger record {seq})")
+        super().__init__(f"{reason}{f': {detail}' if detail else ''} (ledger record {seq})")
         self.reason = reason
         self.detail = detail
         self.seq = seq
@@ -195,6 +196,10 @@ class NoReceipt(Unavailable):
         self.envelope_id = envelope_id
 
 
+class Permanent(TidegateError):
+    """Raise it in a handler: the message can never be handled, dead-letter it now."""
+
+
 class LedgerError(TidegateError):
     """The evidence is not what it should be. Whoever gets this stops and says so loudly."""
 
@@ -237,3 +242,10 @@ class TopologyDrift(LedgerError):
     def __init__(self, differences: list[str]) -> None:
         super().__init__("\n".join(differences))
         self.differences = differences
+
+
+def first_error(error: BaseException) -> BaseException:
+    """The first error of a group of groups; the error itself when it is no group."""
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return error

@@ -126,7 +126,7 @@ async def running_broker(folder: Path, *, streams: bool = True) -> AsyncGenerato
     keyring = Keyring(folder / "keys")
     identities = [Identity(who, role, keyring.ensure(who)) for who, role in ROLES.items()]
     file = folder / "nats.conf"
-    file.write_text(configuration(identities, store=folder / "jetstream"))
+    file.write_text(configuration(identities, store=folder / "jetstream", store_bytes=2**32))
     async with await Server.start(file, folder / "server.log") as server:
         broker = Broker(server, keyring, folder)
         try:

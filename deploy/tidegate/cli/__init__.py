@@ -122,8 +122,10 @@ def _report(error: TidegateError) -> int:
             body["policies"] = error.policies
         print_json({"error": body | {"retryable": error.retryable}})
         return status
-    if isinstance(error, Denied):
-        by = ", ".join(error.policies)
-        err.print(f"[red]denied[/red] by policy {escape(by)}" if by else "[red]denied[/red]")
-    err.print(f"[red]error[/red] {escape(str(error))}")
+    head = "error"
+    if isinstance(error, Refused):
+        by = ", ".join(error.policies) if isinstance(error, Denied) else ""
+        word = "denied" if isinstance(error, Denied) else "rejected"
+        head = f"{word} by policy {by}:" if by else f"{word}:"
+    err.print(f"[red]{escape(head)}[/red] {escape(str(error))}")
     return status

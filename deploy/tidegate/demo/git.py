@@ -40,7 +40,8 @@ _ELSEWHERE = frozenset(
 DIFF = ("diff-tree", "-r", "--root", "-M", "-l200", "--no-relative")
 """Changes of a commit: recursive, of root commits too, renames found where that is cheap."""
 
-_PATCH = (*DIFF, "--cc", "-p", "-U0", "--no-prefix", "--no-ext-diff", "--no-textconv", "--no-color")
+_PATCH = (*DIFF, "--cc", "-p", "-U1", "--no-prefix", "--no-ext-diff", "--no-textconv", "--no-color")
+"""With no line of context, git 2.39 counts wrongly where a merge cuts off the end of a file."""
 
 
 class InvalidRepository(InvalidInput):

@@ -1,4 +1,4 @@
-"""Patches as `git diff-tree -p --cc -U0 --no-prefix` writes them, read as hostile bytes.
+"""Patches as `git diff-tree -p --cc -U1 --no-prefix` writes them, read as hostile bytes.
 
 An ordinary patch has one column of `+` and `-`; the combined patch of a merge has one for each
 parent. A line counts as added when it is in no parent, as deleted when it was in all of them.

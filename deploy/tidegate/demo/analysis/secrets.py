@@ -77,7 +77,7 @@ RULES = (
     ),
     Rule(
         "github-token",
-        (b"gh", b"github_pat_"),
+        (b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"github_pat_"),
         re.compile(rb"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{22}_\w{59})\b"),
     ),
     Rule("gitlab-token", (b"glpat-",), re.compile(rb"\bglpat-[\w-]{20,}"), shown=6),
