@@ -17,14 +17,15 @@ from typing import Any
 import structlog
 from prometheus_client import Counter, Gauge
 
+from tidegate_bus.accounts import MAX_PAYLOAD
 from tidegate_bus.connection import Connection
 from tidegate_bus.ledger import LedgerReader, StoredRecord
 from tidegate_bus.publisher import Publisher
 from tidegate_bus.telemetry import Health
 from tidegate_schemas import vocabulary
 from tidegate_schemas.blueprint import Blueprint
-from tidegate_schemas.envelope import Envelope
-from tidegate_schemas.errors import Denied, InvalidRecord, Rejected, Unavailable
+from tidegate_schemas.envelope import Envelope, encode
+from tidegate_schemas.errors import Denied, InvalidInput, InvalidRecord, Rejected, Unavailable
 from tidegate_schemas.subjects import Kind
 
 from .fold import Fold
@@ -34,6 +35,7 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.coordinator"
 
 _SECOND = 1_000_000_000
 _BEAT_SECONDS = 1.0
+_AGAIN_SECONDS = 0.5
 _WINDOW = 512
 
 RUNS = Gauge("tidegate_runs", "Runs that have not ended")
@@ -65,6 +67,7 @@ class Coordinator:
         self._fold = Fold(connection.principal)
         self._ready = asyncio.Event()
         self._position = 0
+        self._touched: set[str] = set()
         self._scheduled: dict[str, dict[str, asyncio.Task[None]]] = {}
 
     async def ready(self) -> None:
@@ -77,6 +80,7 @@ class Coordinator:
         Raises:
             LedgerError: a record is missing.
             Refused: policy does not let it register its blueprints.
+            Unavailable: nothing was heard of a registration, or the connection was closed for good.
         """
         self._publisher = await Publisher.start(self._connection, window=_WINDOW)
         caught_up = asyncio.Event()
@@ -86,9 +90,10 @@ class Coordinator:
                 tasks.create_task(self._begin(caught_up))
                 tasks.create_task(self._beat())
         finally:
-            for commands in self._scheduled.values():
-                for task in commands.values():
-                    task.cancel()
+            tasks_ = [task for doing in self._scheduled.values() for task in doing.values()]
+            for task in tasks_:
+                task.cancel()
+            await asyncio.gather(*tasks_, return_exceptions=True)
 
     async def _follow(self, caught_up: asyncio.Event) -> None:
         """Fold every record; from the end of the past on, act on each run that changed."""
@@ -96,8 +101,7 @@ class Coordinator:
         async for stored in reader.read(1, follow=True, caught_up=caught_up.set):
             changed = self._apply(stored)
             if caught_up.is_set():
-                for run_id in changed:
-                    self._schedule(run_id)
+                self._touch(changed)
 
     def _apply(self, stored: StoredRecord) -> tuple[str, ...]:
         self._position = stored.seq
@@ -128,12 +132,25 @@ class Coordinator:
 
     async def _beat(self) -> None:
         while True:
+            if self._connection.nats.is_closed:
+                raise Unavailable(f"the connection of {self._connection.principal} is closed")
             RUNS.set(len(self._fold.runs))
             FOLDED.set(self._position)
             self._health.beat(
                 seq=self._position, runs=len(self._fold.runs), ready=self._ready.is_set()
             )
             await asyncio.sleep(_BEAT_SECONDS)
+
+    def _touch(self, changed: Iterable[str]) -> None:
+        """Schedule runs once the records at hand are folded: a run may change in many of them."""
+        if changed and not self._touched:
+            asyncio.get_running_loop().call_soon(self._schedule_touched)
+        self._touched.update(changed)
+
+    def _schedule_touched(self) -> None:
+        touched, self._touched = self._touched, set()
+        for run_id in touched:
+            self._schedule(run_id)
 
     def _schedule(self, run_id: str) -> None:
         """Bring what is being done for a run in line with what ought to be done."""
@@ -153,20 +170,28 @@ class Coordinator:
         if wait > 0:
             await asyncio.sleep(wait)
         try:
-            await self._submit(self._message(command))
-        except Rejected as error:  # too large: its record holds no envelope for the fold to read
-            _log.warning("rejected", command=command.id, error=str(error))
-            await self._submit(self._instead(command, error))
+            try:
+                await self._submit(self._message(command))
+            except (InvalidInput, Rejected) as error:  # no record from which the fold would know
+                why = f"{command.id}: {getattr(error, 'detail', error)}"
+                _log.warning("cannot be sent", command=command.id, error=str(error))
+                await self._submit(self._instead(command, why))
+        except Exception:  # a fault of ours; the other runs go on
+            _log.exception("not carried out", command=command.id)
+            return
         COMMANDS.labels(type(command).__name__.lower()).inc()
 
     async def _submit(self, envelope: Envelope) -> None:
+        if (size := len(encode(envelope))) > MAX_PAYLOAD:
+            raise InvalidInput(f"{size} bytes, the broker takes {MAX_PAYLOAD} at most")
         while True:
             try:
                 await self._publisher.publish(envelope)
-            except Denied as error:  # the ledger says so, and the fold reads it there
+            except Denied as error:  # of a task the ledger says so; the rest waits for policy
                 _log.warning("denied", id=envelope.id, error=str(error))
             except Unavailable as error:
                 _log.warning("will submit again", id=envelope.id, error=str(error))
+                await asyncio.sleep(_AGAIN_SECONDS)
                 continue
             return
 
@@ -192,10 +217,9 @@ class Coordinator:
                 about |= _attempt(command)
                 return self._envelope(command.task, command.data, id=command.id, **about)
 
-    def _instead(self, command: Command, error: Rejected) -> Envelope:
-        """What is said where a command is too large: the run ends, or ends without its output."""
+    def _instead(self, command: Command, why: str) -> Envelope:
+        """What is said where a command cannot be: the run ends, or ends without its output."""
         run = self._fold.runs[command.run_id]
-        why = f"{command.id}: {error.detail}"
         if isinstance(command, Announce):
             return self._message(replace(command, output=None, error=why))
         return self._envelope(

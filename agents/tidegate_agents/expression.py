@@ -84,12 +84,11 @@ class Scope:
         Raises:
             InvalidExpression: it does not parse, does not evaluate, or its value is no JSON.
         """
-        program = _compile(text)
-        fixed = program.names.isdisjoint(self._bound)
-        if fixed and text in self._known:
+        if text in self._known:
             return self._known[text]
+        program = _compile(text)
         value = self._execute(program)
-        if fixed:
+        if program.names.isdisjoint(self._bound):
             self._known[text] = value
         return value
 
@@ -143,7 +142,7 @@ class Scope:
                 context = _context(_checked(program.names, self._bound))
             else:
                 context = self._context
-                new = program.names - self._converted - self._bound.keys()
+                new = program.names - self._converted
                 for source, names in ((self._variables, new), (self._bound, program.names)):
                     for name, value in _checked(names, source).items():
                         context.add_variable(name, value)

@@ -9,48 +9,54 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import threading
 import time
-from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
+from tidegate_bus.accounts import MAX_PAYLOAD
 from tidegate_bus.connection import Connection
 from tidegate_bus.delivery import Delivery, Inbox
 from tidegate_bus.publisher import Publisher
-from tidegate_bus.telemetry import Health
 from tidegate_schemas.clock import rfc3339
-from tidegate_schemas.envelope import Envelope
+from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.errors import (
     InvalidEnvelope,
     InvalidInput,
     Permanent,
     Refused,
+    Rejected,
     TidegateError,
     Unavailable,
 )
-from tidegate_schemas.manifest import Manifest
 from tidegate_schemas.record import Receipt, Record
 from tidegate_schemas.subjects import Kind
 from tidegate_schemas.vocabulary import DEADLETTER, RESULT
 
-from .agent import Agent, Handler, check_handlers
-from .backoff import pause
+from .agent import Agent, Runner, check_handlers, describe
+
+if TYPE_CHECKING:  # `from tidegate import …` is for publishers too, who read no manifest
+    from tidegate_bus.telemetry import Health
+    from tidegate_schemas.manifest import Manifest
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.worker")
 
 _CRASHES = 10
 """Deliveries beyond the attempts that may end without an answer, by crash, drain or lost lease,
 before the message is taken for one that kills its workers."""
+_MOST_PAUSED = 256
+"""Messages that may wait for their next attempt here before no more are taken."""
+_KEPT_SECONDS = 60.0
+_AGAIN_SECONDS = 0.5
 _BEAT_SECONDS = 1.0
+_MOST_HISTORY = 100
+_SHORT_ERROR = 200
 
 HANDLED = Counter("tidegate_handled", "Deliveries by how they ended", ["to", "outcome"])
-RUNNING = Gauge("tidegate_handlers_running", "Handlers that are running")
+RUNNING = Gauge("tidegate_handlers_running", "Messages that are handled at the moment")
 SECONDS = Histogram("tidegate_handler_seconds", "Time in a handler", ["to"])
 
 
@@ -62,30 +68,48 @@ class _Context:
     record: Record
     delivered: int
     log: structlog.stdlib.BoundLogger
-    _publisher: Publisher
+    _worker: Worker
     _bus_loop: asyncio.AbstractEventLoop
 
     async def publish(self, envelope: Envelope) -> Receipt:
         """See `Context`; called on the handlers' loop, done on the bus's."""
-        publishing = self._publisher.publish(_caused_by(self.envelope, envelope))
+        submitting = self._worker.submit(_caused_by(self.envelope, envelope))
         return await asyncio.wrap_future(
-            asyncio.run_coroutine_threadsafe(publishing, self._bus_loop)
+            asyncio.run_coroutine_threadsafe(submitting, self._bus_loop)
         )
 
 
 @dataclass(slots=True)
-class _Failures:
-    """What went wrong with one message in this process."""
+class _Work:
+    """A delivery, and what went wrong with it in this worker."""
 
+    delivery: Delivery
+    envelope: Envelope
     history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
-    def add(self, error: BaseException) -> None:
+    @property
+    def record(self) -> Record:
+        return self.delivery.record
+
+    def failed(self, error: BaseException) -> None:
         entry = {"time": rfc3339(time.time_ns()), "error": describe(error)}
         self.history.append({"attempt": len(self.history) + 1, **entry})
 
 
+class _Released(Exception):
+    """No error: the worker drains, another one goes on in so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+
 class Worker:
-    """Runs one agent. Start as many as you like: they share the work of the agent."""
+    """Runs one agent. Start as many as you like: they share the work of the agent.
+
+    A message stays with the worker that took it until it is answered: also between attempts, and
+    while the bus is away. So its handler is not run again without need, its attempts are counted
+    in one place, and its dead letter knows them all.
+    """
 
     def __init__(
         self, connection: Connection, agent: Agent, manifest: Manifest, health: Health
@@ -102,10 +126,10 @@ class Worker:
         self._agent = agent
         self._manifest = manifest
         self._health = health
-        self._failures: dict[int, _Failures] = {}
-        self._running: set[asyncio.Task[None]] = set()
+        self._held: dict[int, asyncio.Task[None]] = {}
+        self._paused = 0
+        self._slots = asyncio.Semaphore(manifest.concurrency)
         self._inbox = Inbox(connection, self._take)
-        self._draining = False
         self._ready = asyncio.Event()
         self._stop = asyncio.Event()
 
@@ -118,73 +142,108 @@ class Worker:
         self._stop.set()
 
     async def run(self) -> None:
-        """Work until `stop`, then drain."""
+        """Work until `stop`, then drain.
+
+        Raises:
+            Unavailable: the connection was closed for good.
+        """
         self._publisher = await Publisher.start(self._connection)
         self._loop = asyncio.get_running_loop()
-        self._handlers = _HandlerThread(self._manifest.concurrency)
+        self._handlers = Runner()
         try:
             await self._inbox.start()
-            self._inbox.want(self._manifest.concurrency)
+            self._want()
             self._ready.set()
             _log.info("ready", agent=str(self._manifest.principal))
-            while not self._stop.is_set():
-                self._health.beat(running=len(self._running), agent=str(self._manifest.principal))
-                try:
-                    async with asyncio.timeout(_BEAT_SECONDS):
-                        await self._stop.wait()
-                except TimeoutError:
-                    continue
+            await self._until_stopped()
             await self._drain()
         finally:
-            self._handlers.close()
+            await self._inbox.close()
+            for task in self._held.values():
+                task.cancel()
+            await asyncio.gather(*self._held.values(), return_exceptions=True)
+            await self._handlers.close()
+
+    async def submit(self, envelope: Envelope) -> Receipt:
+        """Publish as the agent, again and again until the gateway has answered.
+
+        Raises:
+            Refused: it said no.
+            InvalidInput: it is larger than the broker takes.
+        """
+        if (size := len(encode(envelope))) > MAX_PAYLOAD:
+            raise InvalidInput(f"{size} bytes, the broker takes {MAX_PAYLOAD} at most")
+        while True:
+            try:
+                return await self._publisher.publish(envelope)
+            except Unavailable as error:
+                _log.warning("will publish again", id=envelope.id, error=str(error))
+                await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def _until_stopped(self) -> None:
+        agent = str(self._manifest.principal)
+        while not self._stop.is_set():
+            if self._connection.nats.is_closed:
+                raise Unavailable(f"the connection of {agent} is closed")
+            running = len(self._held) - self._paused
+            self._health.beat(running=running, paused=self._paused, agent=agent)
+            try:
+                async with asyncio.timeout(_BEAT_SECONDS):
+                    await self._stop.wait()
+            except TimeoutError:
+                continue
 
     async def _drain(self) -> None:
-        """What was on its way to us when we stopped is still handled, so none is stranded."""
-        self._draining = True
-        await self._inbox.drain()
-        if self._running:
-            _log.info("draining", running=len(self._running), seconds=self._manifest.drain)
-            await asyncio.wait(self._running, timeout=self._manifest.drain)
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
-        _log.info("drained")
+        try:
+            await self._inbox.drain()
+        except Exception as error:  # the broker went away; leases run out, others go on
+            _log.warning("cannot drain", error=describe(error))
+        if self._held:
+            _log.info("draining", running=len(self._held), seconds=self._manifest.drain)
+            await asyncio.wait(self._held.values(), timeout=self._manifest.drain)
+        _log.info("drained", unfinished=len(self._held))
 
     def _take(self, delivery: Delivery) -> None:
+        seq = delivery.record.seq
+        if seq in self._held:  # the broker has lost count; the one that is handled settles both
+            _log.info("came again while it is handled", seq=seq, delivered=delivery.delivered)
+            self._want()
+            return
         task = asyncio.create_task(self._settle(delivery))
-        self._running.add(task)
-        task.add_done_callback(self._finished)
-        self._want_more()
+        self._held[seq] = task
+        task.add_done_callback(lambda _: self._forget(seq))
+        self._want()
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self._want_more()
-        if not task.cancelled() and task.exception():
-            _log.error("worker", error=repr(task.exception()))
+    def _forget(self, seq: int) -> None:
+        del self._held[seq]
+        self._want()
 
-    def _want_more(self) -> None:
-        """Ask for as many deliveries as there are hands free, and no more."""
-        RUNNING.set(len(self._running))
-        if not self._draining:
-            self._inbox.want(self._manifest.concurrency - len(self._running))
+    def _want(self) -> None:
+        """Keep as many deliveries on request as there are hands free."""
+        busy = len(self._held) - self._paused
+        RUNNING.set(busy)
+        taking = not self._stop.is_set() and self._paused < _MOST_PAUSED
+        self._inbox.want(max(0, self._manifest.concurrency - busy) if taking else 0)
 
     async def _settle(self, delivery: Delivery) -> None:
         """Handle a delivery and settle it; the lease is extended all the while."""
         lease = asyncio.create_task(self._extend(delivery))
-        to = delivery.record.to
+        outcome = "released"
         try:
             outcome = await self._handle(delivery)
+            await delivery.done()
+        except _Released as released:
+            await delivery.postpone(released.seconds)
         except asyncio.CancelledError:  # the drain's time is over
             await delivery.postpone(0)
-            HANDLED.labels(to, "released").inc()
             raise
-        except Exception as error:  # nothing was heard from the bus, or a fault of ours
-            _log.warning("not settled", seq=delivery.record.seq, error=describe(error))
-            await delivery.postpone(self._pause(delivery, 1))
+        except Exception as error:  # a fault of ours
+            _log.exception("not settled", seq=delivery.record.seq, error=describe(error))
+            await delivery.postpone(_KEPT_SECONDS)
             outcome = "unsettled"
         finally:
             lease.cancel()
-        HANDLED.labels(to, outcome).inc()
+            HANDLED.labels(delivery.record.to, outcome).inc()
 
     async def _extend(self, delivery: Delivery) -> None:
         while True:
@@ -192,57 +251,84 @@ class Worker:
             await delivery.extend()
 
     async def _handle(self, delivery: Delivery) -> str:
-        record, retry = delivery.record, self._manifest.retry
-        envelope = record.message()
+        """Attempt it until it is done, or until no further attempt helps; says which."""
+        envelope = delivery.record.message()
         assert envelope is not None  # what is admitted could be read
-        failures = self._failures.setdefault(record.seq, _Failures())
-        log = _log.bind(seq=record.seq, to=record.to, id=envelope.id)
-        try:
-            if delivery.delivered > retry.attempts + _CRASHES:
-                raise _Poison(delivery.delivered)
-            handler = self._agent.handlers[(record.kind, record.to)]
-            context = _Context(
-                envelope, record, delivery.delivered, log, self._publisher, self._loop
-            )
-            result = await self._call(handler, context)
-            if record.kind is Kind.TASK:
-                await self._publisher.publish(_result(self._manifest, record, envelope, result))
-            outcome = "done"
-        except Exception as error:
-            if isinstance(error, Unavailable):  # the bus is away; no fault of the message
-                raise
-            failures.add(error)
-            helps = error.retryable if isinstance(error, TidegateError) else True
-            if helps and len(failures.history) < retry.attempts:
-                seconds = self._pause(delivery, len(failures.history))
-                log.warning("failed, will retry", error=describe(error), seconds=seconds)
-                await delivery.postpone(seconds)
-                return "retried"
-            log.error("dead letter", error=describe(error), attempts=len(failures.history))
-            letter = _dead_letter(self._manifest, record, envelope, failures.history)
+        if self._stop.is_set():  # it was on its way to us when we stopped
+            raise _Released(0)
+        work = _Work(delivery, envelope)
+        log = _log.bind(seq=work.record.seq, to=work.record.to, id=envelope.id)
+        while True:
             try:
-                await self._publisher.publish(letter)
-            except Refused as refused:
-                log.error("dead letter refused, message kept", error=str(refused))
-                await delivery.postpone(retry.max_delay)
-                return "stuck"
-            outcome = "dead"
-        del self._failures[record.seq]
-        await delivery.done()
-        return outcome
+                await self._attempt(work, log)
+            except Exception as error:
+                work.failed(error)
+                helps = error.retryable if isinstance(error, TidegateError) else True
+                if not helps or len(work.history) >= self._manifest.retry.attempts:
+                    log.error("dead letter", error=describe(error), attempts=len(work.history))
+                    await self._give_up(work, log)
+                    return "dead"
+                seconds = self._pause_after(work)
+                log.warning("failed, will retry", error=describe(error), seconds=seconds)
+                HANDLED.labels(work.record.to, "retried").inc()
+                await self._pause(seconds)
+            else:
+                return "done"
 
-    def _pause(self, delivery: Delivery, failures: int) -> float:
-        name = f"{self._manifest.principal}:{delivery.record.seq}:{delivery.delivered}"
-        return round(pause(self._manifest.retry, name, failures) / 1e9, 3)
-
-    async def _call(self, handler: Handler, context: _Context) -> Any:
+    async def _attempt(self, work: _Work, log: structlog.stdlib.BoundLogger) -> None:
+        record, delivered = work.record, work.delivery.delivered
+        if delivered > self._manifest.retry.attempts + _CRASHES:
+            raise _Poison(delivered)
+        handler = self._agent.handlers.get((record.kind, record.to))
+        if handler is None:
+            raise Permanent(f"this version has no handler for {record.kind} {record.to}")
+        context = _Context(
+            work.envelope, record, delivered + len(work.history), log, self, self._loop
+        )
         arguments = handler.arguments(context)
-        with SECONDS.labels(handler.to).time():
-            if handler.is_async:
-                return await self._handlers.run(handler.function(*arguments))
-            return await self._loop.run_in_executor(
-                self._handlers.pool, lambda: handler.function(*arguments)
-            )
+        async with self._slots:
+            with SECONDS.labels(handler.to).time():
+                result = await self._handlers.run(handler, arguments)
+        if record.kind is Kind.TASK:
+            await self.submit(_result(self._manifest, work, result))
+
+    async def _give_up(self, work: _Work, log: structlog.stdlib.BoundLogger) -> None:
+        """Leave the dead letter. Where not even that is let through, the message stays here."""
+        history = work.history[-_MOST_HISTORY:]
+        while True:
+            try:
+                await self.submit(_dead_letter(self._manifest, work, history))
+            except Rejected as error:
+                if history:
+                    history = []  # too large: say less
+                    continue
+                log.error("dead letter rejected, message kept", error=str(error))
+            except Refused as error:
+                log.error("dead letter refused, message kept", error=str(error))
+            else:
+                return
+            await self._pause(_KEPT_SECONDS)
+
+    def _pause_after(self, work: _Work) -> float:
+        from .backoff import pause  # here, because it reads manifests
+
+        name = f"{self._manifest.principal}:{work.record.seq}:{work.delivery.delivered}"
+        return round(pause(self._manifest.retry, name, len(work.history)) / 1e9, 3)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait with the lease held but no hand busy; released at once when the worker drains."""
+        until = self._loop.time() + seconds
+        self._paused += 1
+        self._want()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._paused -= 1
+            self._want()
+        raise _Released(max(0.0, until - self._loop.time()))
 
 
 class _Poison(Permanent):
@@ -253,31 +339,6 @@ class _Poison(Permanent):
         )
 
 
-class _HandlerThread:
-    """An event loop in a thread for `async` handlers, and threads for plain ones."""
-
-    def __init__(self, concurrency: int) -> None:
-        self.pool = ThreadPoolExecutor(concurrency, thread_name_prefix="handler")
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="handlers", daemon=True)
-        self._thread.start()
-
-    async def run(self, handling: Coroutine[Any, Any, Any]) -> Any:
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(handling, self._loop))
-
-    def close(self) -> None:
-        self.pool.shutdown(wait=False, cancel_futures=True)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=1.0)
-        if not self._thread.is_alive():
-            self._loop.close()
-
-
-def describe(error: BaseException) -> str:
-    """An error in one line for logs and dead letters."""
-    return f"{type(error).__name__}: {error}"[:1000]
-
-
 def _caused_by(cause: Envelope, envelope: Envelope) -> Envelope:
     return msgspec.structs.replace(
         envelope,
@@ -286,10 +347,9 @@ def _caused_by(cause: Envelope, envelope: Envelope) -> Envelope:
     )
 
 
-def _answer(
-    manifest: Manifest, record: Record, envelope: Envelope, type: str, data: Any
-) -> Envelope:
+def _answer(manifest: Manifest, work: _Work, type: str, data: Any) -> Envelope:
     """A result whose id follows from the message: handled twice, it is published once."""
+    record, envelope = work.record, work.envelope
     identity = hashlib.sha256(f"{record.by}\n{envelope.id}\n{type}".encode()).hexdigest()[:32]
     try:
         return Envelope.new(
@@ -307,22 +367,21 @@ def _answer(
             attempt=envelope.attempt,
             subject=envelope.subject,
         )
-    except (InvalidEnvelope, TypeError, ValueError) as error:
-        raise InvalidInput(f"the result is no JSON: {error}") from error
+    except InvalidEnvelope as error:
+        raise InvalidInput(f"the result is no JSON: {error.detail}") from error
 
 
-def _result(manifest: Manifest, record: Record, envelope: Envelope, data: Any) -> Envelope:
-    return _answer(manifest, record, envelope, RESULT, data)
+def _result(manifest: Manifest, work: _Work, data: Any) -> Envelope:
+    return _answer(manifest, work, RESULT, data)
 
 
-def _dead_letter(
-    manifest: Manifest, record: Record, envelope: Envelope, history: list[dict[str, Any]]
-) -> Envelope:
+def _dead_letter(manifest: Manifest, work: _Work, history: list[dict[str, Any]]) -> Envelope:
     data = {
-        "error": history[-1]["error"],
+        "error": work.history[-1]["error"][: None if history else _SHORT_ERROR],
         "agent": str(manifest.principal),
         "version": manifest.version,
-        "record": record.seq,
+        "record": work.record.seq,
+        "attempts": len(work.history),
         "history": history,
     }
-    return _answer(manifest, record, envelope, DEADLETTER, data)
+    return _answer(manifest, work, DEADLETTER, data)

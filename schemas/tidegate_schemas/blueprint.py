@@ -7,12 +7,19 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any
 
 import msgspec
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from .documents import Destination, Document, Duration, Name
+from .documents import Destination, Document, Duration, Name, misfit, unportable
 from .manifest import Retry
 
-StepName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+
+def _no_keyword(name: str) -> str:
+    if name in {"false", "in", "null", "true"}:
+        raise ValueError("a word of CEL; `steps.<name>.output` would not parse")
+    return name
+
+
+StepName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$"), AfterValidator(_no_keyword)]
 """Also a CEL identifier, so that `steps.<name>.output` reads as it is written."""
 
 
@@ -43,12 +50,19 @@ class Step(Document):
     timeout: Duration = 300.0
     """Time for one attempt, from the moment its task is in the ledger."""
 
+    @model_validator(mode="after")
+    def _portable(self) -> Step:
+        # What is no JSON has no place in the canonical form, so it would escape the digest.
+        if faults := [(("with", *at), what) for at, what in unportable(self.with_)]:
+            raise misfit(Step, faults)
+        return self
+
 
 class Blueprint(Document):
     """A workflow that the coordinator runs."""
 
     blueprint: Name
-    version: Annotated[int, Field(ge=1)]
+    version: Annotated[int, Field(ge=1, le=2**53 - 1)]
     description: str = ""
     on: Trigger | None = None
     steps: Annotated[dict[StepName, Step], Field(min_length=1, max_length=200)]
@@ -57,14 +71,19 @@ class Blueprint(Document):
 
     @model_validator(mode="after")
     def _graph(self) -> Blueprint:
-        for name, step in self.steps.items():
-            for need in step.needs:
-                if need not in self.steps:
-                    raise ValueError(f"steps.{name}.needs: there is no step {need!r}")
+        if faults := [
+            (("steps", name, "needs", index), f"there is no step {need!r}")
+            for name, step in self.steps.items()
+            for index, need in enumerate(step.needs)
+            if need not in self.steps
+        ]:
+            raise misfit(Blueprint, faults)
         try:
             TopologicalSorter({n: s.needs for n, s in self.steps.items()}).prepare()
         except CycleError as error:
-            raise ValueError(f"steps wait for each other: {' -> '.join(error.args[1])}") from None
+            cycle: list[str] = error.args[1]
+            what = f"steps wait for each other: {' -> '.join(cycle)}"
+            raise misfit(Blueprint, [(("steps", cycle[0], "needs"), what)]) from None
         return self
 
     @property
@@ -74,8 +93,15 @@ class Blueprint(Document):
 
     @property
     def digest(self) -> str:
-        """`sha256:…` over the canonical form as JSON with sorted keys."""
-        text = msgspec.json.encode(self.canonical, order="sorted")
+        """`sha256:…` over the canonical form as JSON with sorted keys.
+
+        A blueprint without `output` yields the output of its last step. Sorting hides which one
+        that is, so the digest is of the expression that says it.
+        """
+        document = self.canonical
+        if self.output is None:
+            document["output"] = f"steps.{next(reversed(self.steps))}.output"
+        text = msgspec.json.encode(document, order="sorted")
         return f"sha256:{hashlib.sha256(text).hexdigest()}"
 
     @classmethod

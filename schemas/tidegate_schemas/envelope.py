@@ -10,9 +10,12 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
 import uuid
-from typing import Annotated, Any, Literal
+from operator import attrgetter
+from types import NoneType
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 
@@ -23,11 +26,24 @@ from .subjects import Kind, check_destination
 MAX_ENVELOPE_BYTES = 256 * 1024
 """Default limit. Larger data goes to the object store; the envelope holds its digest."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_COSTS = re.compile(r"[a-z_]{1,32}:\d{1,15}(\.\d{1,9})?(,[a-z_]{1,32}:\d{1,15}(\.\d{1,9})?)*")
+MAX_DEPTH = 100
+"""Deepest nesting of an envelope, its own braces counted.
+
+Readers give up at different depths, some of them at one that depends on who calls them. What is
+in the ledger must be readable for all, so the bus names a depth that none of them fears.
+"""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # not in a CloudEvents string (its section 2)
+_ATTRIBUTE = (str, int, NoneType)
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_COST = r"[a-z_]{1,32}:\d{1,15}(\.\d{1,9})?"
+_COSTS = re.compile(rf"{_COST}(,{_COST})*", re.ASCII)
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+Opaque = Annotated[msgspec.Raw, msgspec.Meta(description="any JSON value, kept byte for byte")]
 
 
 class Envelope(
@@ -65,7 +81,7 @@ class Envelope(
     onbehalfof: Text | None = None
     costs: Text | None = None
 
-    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data: Opaque | msgspec.UnsetType = msgspec.UNSET
     data_base64: str | None = None
 
     @classmethod
@@ -84,27 +100,30 @@ class Envelope(
         Args:
             type: what happened or what is asked, in reverse order of generality
                 (`repo.commit`); also the destination of a plain event.
-            data: anything msgspec can write as JSON, or `msgspec.Raw` that holds JSON.
+            data: JSON values, and whatever msgspec writes as such (structs, dataclasses, times);
+                or `msgspec.Raw` that holds JSON.
             source: where it comes from, a URI reference.
             id: unique for this sender; a random one by default. Repeating an id repeats
                 the message: the bus answers with the first verdict.
             now: nanoseconds since 1970, becomes `time`; none by default.
-            attributes: any other attribute of the envelope.
+            attributes: any other attribute of the envelope; with `data_base64` there is no `data`.
 
         Raises:
-            InvalidEnvelope: an attribute is outside its bounds.
+            InvalidEnvelope: code `data`, it has no JSON form; otherwise `malformed`, an attribute
+                has the wrong type or is outside its bounds.
         """
-        raw = data if isinstance(data, msgspec.Raw) else msgspec.Raw(msgspec.json.encode(data))
-        envelope = cls(
-            specversion="1.0",
-            id=id or uuid.uuid4().hex,
-            source=source,
-            type=type,
-            time=None if now is None else rfc3339(now),
-            datacontenttype="application/json",
-            data=raw,
-            **attributes,
-        )
+        values: dict[str, Any] = {
+            "specversion": "1.0",
+            "id": uuid.uuid4().hex if id is None else id,
+            "source": source,
+            "type": type,
+            "time": None if now is None else _time(now),
+        }
+        if data is not None or attributes.get("data_base64") is None:
+            values |= {"datacontenttype": "application/json", "data": _json(data)}
+        values |= attributes
+        envelope = cls(**values)
+        _check_types(values)
         return decode(encode(envelope), limit=None)
 
     def destination(self) -> tuple[Kind, str]:
@@ -144,13 +163,15 @@ class Envelope(
                 return base64.b64decode(self.data_base64, validate=True)
             return msgspec.json.decode(self.body or b"null", type=into)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise InvalidEnvelope("data", _short(error)) from error
+            raise InvalidEnvelope("data", describe(error)) from error
 
     def expires(self) -> int | None:
         """Nanoseconds since 1970 after which nobody wants it, or None."""
         return None if self.expirytime is None else parse_rfc3339(self.expirytime)
 
 
+_TEXTS = [n for n in Envelope.__struct_fields__ if n not in {"attempt", "data", "data_base64"}]
+_texts = attrgetter(*_TEXTS)
 _decoder = msgspec.json.Decoder(Envelope)
 _encoder = msgspec.json.Encoder()
 
@@ -158,6 +179,72 @@ _encoder = msgspec.json.Encoder()
 def encode(envelope: Envelope) -> bytes:
     """The bytes of an envelope: compact JSON, attributes in the order of the class."""
     return _encoder.encode(envelope)
+
+
+def _check_types(given: dict[str, Any]) -> None:
+    """Refuse what the encoder writes as something else: bytes as base64, NaN as null."""
+    for name, value in given.items():
+        if name != "data" and not isinstance(value, _ATTRIBUTE):
+            raise InvalidEnvelope("malformed", f"`{name}` cannot be of type {type(value).__name__}")
+        if isinstance(value, int) and value.bit_length() > 64:
+            raise InvalidEnvelope("malformed", f"`{name}` is over 64 bits")
+        if isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
+            raise InvalidEnvelope("malformed", f"`{name}` holds half of a surrogate pair")
+
+
+def _time(now: int) -> str:
+    try:
+        return rfc3339(now)
+    except (OverflowError, TypeError, ValueError):
+        raise InvalidEnvelope(
+            "malformed", "`now` is not nanoseconds between the years 1 and 9999"
+        ) from None
+
+
+def _json(data: Any) -> msgspec.Raw:
+    try:
+        if isinstance(data, msgspec.Raw):
+            text = bytes(data)
+        else:
+            text = _encoder.encode(data)
+            _check_values(data)
+        return msgspec.json.decode(text, type=msgspec.Raw)  # one value: Raw can hold any bytes
+    except RecursionError:
+        raise InvalidEnvelope("data", "nested too deeply, or inside itself") from None
+    except (msgspec.MsgspecError, OverflowError, TypeError, ValueError) as error:
+        raise InvalidEnvelope("data", describe(error)) from None
+
+
+def _check_values(data: Any) -> None:
+    """Refuse what the encoder writes as something else, so that it would come out changed."""
+    todo: list[object] = [data]
+    while todo:
+        value = todo.pop()
+        match value:
+            case None | str() | msgspec.Raw():
+                pass
+            case int() if not -(2**63) <= value < 2**64:
+                raise InvalidEnvelope("data", "an integer is over 64 bits; send it as text")
+            case float() if not math.isfinite(value):
+                raise InvalidEnvelope("data", f"{value} has no JSON form")
+            case int() | float():
+                pass
+            case bytes() | bytearray() | memoryview():
+                raise InvalidEnvelope("data", "bytes have no JSON form; there is `data_base64`")
+            case set() | frozenset():
+                raise InvalidEnvelope("data", "a set has no JSON form; send a list")
+            case dict():
+                items = cast("dict[object, object]", value)
+                todo += items
+                todo += items.values()
+            case list() | tuple():
+                todo += cast("list[object]", value)
+            case _:
+                todo.append(msgspec.to_builtins(value, enc_hook=_nothing))
+
+
+def _nothing(_raw: Any) -> None:
+    """Stands for Raw inside a struct, the one thing that is JSON only as text."""
 
 
 def decode(payload: bytes, *, limit: int | None = MAX_ENVELOPE_BYTES) -> Envelope:
@@ -176,12 +263,14 @@ def decode(payload: bytes, *, limit: int | None = MAX_ENVELOPE_BYTES) -> Envelop
     try:
         payload.decode()  # data is kept raw, so nothing else looks at its encoding
         envelope = _decoder.decode(payload)
+        if _deeper_than(MAX_DEPTH, payload):
+            raise InvalidEnvelope("malformed", f"nested more than {MAX_DEPTH} deep")
         if _encoder.encode(envelope) != payload:
             _check_duplicate_attributes(payload)
     except UnicodeDecodeError as error:
         raise InvalidEnvelope("malformed", f"not UTF-8 at byte {error.start}") from None
     except msgspec.DecodeError as error:
-        raise InvalidEnvelope("malformed", _short(error)) from None
+        raise InvalidEnvelope("malformed", describe(error)) from None
     except RecursionError:
         raise InvalidEnvelope("malformed", "nested too deeply") from None
     _check(envelope)
@@ -189,12 +278,12 @@ def decode(payload: bytes, *, limit: int | None = MAX_ENVELOPE_BYTES) -> Envelop
 
 
 def _check(envelope: Envelope) -> None:
-    for name in ("id", "correlationid", "causationid", "runid", "stepid"):
-        value: str | None = getattr(envelope, name)
-        if value is not None and _CONTROL.search(value):
-            raise InvalidEnvelope("malformed", f"`{name}` holds a control character")
+    texts: tuple[str | None, ...] = _texts(envelope)
+    if _CONTROL.search("".join(filter(None, texts))):
+        name = next(n for n, text in zip(_TEXTS, texts, strict=True) if _CONTROL.search(text or ""))
+        raise InvalidEnvelope("malformed", f"`{name}` holds a control character")
     for name in ("time", "expirytime"):
-        value = getattr(envelope, name)
+        value: str | None = getattr(envelope, name)
         if value is not None:
             try:
                 parse_rfc3339(value)
@@ -227,7 +316,7 @@ def _check_duplicate_attributes(payload: bytes) -> None:
     try:
         json.loads(payload, object_pairs_hook=keep, parse_int=len, parse_float=len)
     except ValueError as error:
-        raise InvalidEnvelope("malformed", _short(error)) from None
+        raise InvalidEnvelope("malformed", describe(error)) from None
     seen: set[str] = set()
     for name, _ in pairs:
         if name in seen:
@@ -235,5 +324,22 @@ def _check_duplicate_attributes(payload: bytes) -> None:
         seen.add(name)
 
 
-def _short(error: BaseException) -> str:
-    return str(error)[:300]
+def _deeper_than(limit: int, payload: bytes) -> bool:
+    """Whether JSON that is known to be well formed nests deeper than `limit`.
+
+    Nothing but searches and replacements over bytes: most envelopes have too few brackets, and
+    from the others each round takes away the innermost level.
+    """
+    if payload.count(b"[") + payload.count(b"{") <= limit:
+        return False
+    outside = payload.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]
+    brackets = b"".join(outside).translate(_BRACKETS, _NO_BRACKETS)
+    for _ in range(limit):
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
+
+
+def describe(error: BaseException) -> str:
+    """The message of a reader's error, fit for logs and receipts: it may quote what was read."""
+    text = _CONTROL.sub("?", str(error))
+    return text if len(text) <= 300 else f"{text[:200]} … {text[-97:]}"  # the field is at the end

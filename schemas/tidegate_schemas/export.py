@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import msgspec
@@ -30,15 +31,13 @@ def json_schema(name: str) -> dict[str, Any]:
     model = FORMATS[name]
     if issubclass(model, msgspec.Struct):
         (schema,), components = msgspec.json.schema_components(
-            [model], schema_hook=_raw, ref_template="#/$defs/{name}"
+            [model], ref_template="#/$defs/{name}"
         )
+        for component in components.values():
+            component["description"] = inspect.cleandoc(component["description"])
         body: dict[str, Any] = {**schema, "$defs": components}
     else:
         body = model.model_json_schema()  # type: ignore[attr-defined]  # a pydantic model
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **body}
-
-
-def _raw(kind: type) -> dict[str, Any]:
-    if kind is msgspec.Raw:
-        return {"description": "any JSON value, kept byte for byte"}
-    raise TypeError(f"no JSON Schema for {kind}")
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **body}
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(schema))  # tuples are lists
+    return plain

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from .documents import Destination, Document, Duration, Name
+from .documents import Destination, Document, Duration, Name, misfit
+from .documents.location import Location
 from .subjects import Principal
 
 
@@ -47,8 +48,19 @@ class Manifest(Document):
     def _useful(self) -> Manifest:
         if not self.capabilities and not self.subscribes:
             raise ValueError("name at least one entry in `capabilities` or `subscribes`")
+        faults: list[tuple[Location, str]] = [
+            ((field, index), f"{name!r} is named twice")
+            for field, names in (
+                ("capabilities", self.capabilities),
+                ("subscribes", self.subscribes),
+            )
+            for index, name in enumerate(names)
+            if name in names[:index]
+        ]
         if self.lease < 1:
-            raise ValueError("`lease` is at least 1s")
+            faults.append((("lease",), "must be at least 1s"))
+        if faults:
+            raise misfit(Manifest, faults)
         return self
 
     @property

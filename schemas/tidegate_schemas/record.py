@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from .envelope import Envelope, decode
+from .envelope import Envelope, decode, describe
 from .errors import InvalidRecord
 from .subjects import Kind, Verdict
 
@@ -83,7 +83,11 @@ class Record(
     raw: str | None = None
 
     def message(self) -> Envelope | None:
-        """The envelope, or None where the message could not be read."""
+        """The envelope, or None where the message could not be read.
+
+        Raises:
+            InvalidEnvelope: the record holds none that a gateway would have admitted.
+        """
         if isinstance(self.envelope, msgspec.UnsetType):
             return None
         return decode(bytes(self.envelope), limit=None)
@@ -117,15 +121,20 @@ def decode_record(payload: bytes) -> Record:
     """Read a record.
 
     Raises:
-        InvalidRecord: the bytes are no record of a known version.
+        InvalidRecord: the bytes are no record of a known version, or not the ones that
+            `encode_record` writes: a field given twice would mean one thing to one reader and
+            another to the next.
     """
     try:
         payload.decode()
         record = _decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRecord(f"not a ledger record: {str(error)[:300]}") from error
+        canonical = _encoder.encode(record)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise InvalidRecord(f"not a ledger record: {describe(error)}") from error
     if record.v != VERSION:
         raise InvalidRecord(f"record version {record.v}; this program reads version {VERSION}")
+    if canonical != payload:
+        raise InvalidRecord("not a ledger record: not in the one form in which they are written")
     return record
 
 
@@ -167,5 +176,5 @@ def decode_receipts(payload: bytes) -> list[Receipt]:
     """
     try:
         return _receipts_decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRecord(f"not receipts: {str(error)[:300]}") from error
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise InvalidRecord(f"not receipts: {describe(error)}") from error

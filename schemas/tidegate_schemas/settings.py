@@ -11,6 +11,8 @@ from .envelope import MAX_ENVELOPE_BYTES
 
 MiB = 1024 * 1024
 GiB = 1024 * MiB
+_INT64 = 2**63 - 1
+"""The broker keeps its limits in 64 signed bits."""
 
 
 class ServerSettings(Document):
@@ -18,11 +20,11 @@ class ServerSettings(Document):
 
     port: Annotated[int, Field(ge=0, le=65535)] = 0
     """0 takes a free one; it is written to the state directory."""
-    ledger_bytes: Annotated[int, Field(ge=MiB)] = 20 * GiB
+    ledger_bytes: Annotated[int, Field(ge=MiB, le=_INT64)] = 20 * GiB
     """The ledger refuses more: a full ledger stops the bus, it never drops a record."""
-    ingress_bytes: Annotated[int, Field(ge=MiB)] = 1 * GiB
+    ingress_bytes: Annotated[int, Field(ge=MiB, le=_INT64)] = 1 * GiB
     """Submissions that may wait for the gateway."""
-    backlog: Annotated[int, Field(ge=1)] = 100_000
+    backlog: Annotated[int, Field(ge=1, le=_INT64)] = 100_000
     """Submissions of one sender that may wait for the gateway."""
 
 

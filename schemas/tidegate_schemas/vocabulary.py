@@ -33,7 +33,8 @@ The time of an attempt is over. It counts only where no result came before it in
 """
 
 RUN_FINISHED = "run.finished"
-"""Event, by the coordinator, with `runid`. Data: `{"status", "output", "error"}` of the run."""
+"""Event, by the coordinator, with `runid`. Data: `run`, `blueprint`, `status`, `output`, `error`.
+"""
 
 RESULT = "tidegate.result"
 """Type of a result that a handler gave. Data: what it returned.

@@ -276,7 +276,7 @@ def test_a_template_without_holes_is_itself(template: Any) -> None:
 def test_a_scope_gives_what_fresh_evaluations_give(items: list[Any], value: Any) -> None:
     """What a scope keeps from one element to the next changes no value."""
     variables = {"input": value, "run": {"id": "r"}}
-    template = ["${ input }", "${ item }", "${ [input, item][index % 2] }", "${ run.id }"]
+    template = ["${ input }", "${ item }", "${ [input, item][index % 2] }", "${ index }"]
     scope = Scope(variables)
     assert value == scope.evaluate("input")
 
@@ -348,7 +348,10 @@ def test_a_sound_blueprint_has_no_problems() -> None:
                 "needs": ["a"],
                 "when": "type(input) == map && has(steps.a.output) && 'steps.c' != run.id // nope",
                 "foreach": "steps['a'].output.filter(x, x.all(steps, steps.q > 1))",
-                "with": {"y": "${ {'i': index, 'o': item.map(t, t + item[0])} }"},
+                "with": {
+                    "z": "${ steps.exists(s, s == 'a') }",
+                    "y": "${ {'i': index, 'o': item.map(t, t + item[0])} }",
+                },
             },
         }
     )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tidegate_agents.run import (
     MAX_UNITS,
@@ -298,6 +298,8 @@ def test_pauses_double_up_to_the_longest_and_are_the_same_each_time() -> None:
     for number, pause in enumerate(first):
         longest = min(2**number, 60) * SECOND
         assert longest / 2 <= pause <= longest
+    assert min(first[10:]) < 33 * SECOND
+    assert max(first[10:]) > 57 * SECOND
 
 
 def test_a_refused_task_fails_the_run() -> None:
@@ -416,6 +418,7 @@ def blueprints(draw: st.DrawFn) -> Blueprint:
 
 
 INPUT = {"flag": True, "items": ["x", {"y": 1}, 3]}
+ENDINGS = st.sampled_from(["result", "result", "letter", "timeout"])
 numbers = st.integers(0, 1000)
 
 
@@ -446,48 +449,36 @@ class AnyOrder(RuleBasedStateMachine):
         self.clock += SECOND
         return self.clock
 
-    def tasks(self) -> list[Dispatch]:
-        """The tasks that ought to be sent."""
-        return [command for command in due(self.run) if isinstance(command, Dispatch)]
-
-    def timers(self) -> list[Timer]:
-        """The attempts that are under way."""
-        return [command for command in due(self.run) if isinstance(command, Timer)]
-
-    @precondition(lambda self: self.tasks())
-    @rule(choice=numbers, admitted=st.sampled_from([True] * 9 + [False]))
-    def decide(self, choice: int, admitted: bool) -> None:
-        """The gateway admits or refuses a task that is due."""
-        tasks = self.tasks()
-        task = tasks[choice % len(tasks)]
-        at = (task.step, task.index, task.attempt, self.tick())
+    @rule(choice=numbers, ending=ENDINGS, admitted=st.sampled_from([True] * 9 + [False]))
+    def proceed(self, choice: int, ending: str, admitted: bool) -> None:
+        """Something happens that is due: a decision, the end of an attempt, the announcement."""
+        commands = due(self.run)
+        if not commands:
+            return
+        command = commands[choice % len(commands)]
         before = self.run
-        if admitted:
-            self.dispatches[task.step, task.index] += 1
-            self.happens(Dispatched(*at, AGENT))
-            assert task.id not in ids(self.run)
-        else:
-            self.happens(Refused(*at, "forbidden"))
-            assert self.run.status == "failed"
+        match command, ending:
+            case Dispatch(), _ if admitted:
+                self.dispatches[command.step, command.index] += 1
+                self.happens(Dispatched(*self.at(command), AGENT))
+            case Dispatch(), _:
+                self.happens(Refused(*self.at(command), "forbidden"))
+                assert self.run.status == "failed"
+            case Timer(), "result":
+                self.happens(Succeeded(*self.at(command), AGENT, {"n": choice}))
+            case Timer(), "letter":
+                self.happens(Failed(*self.at(command), AGENT, "gave up"))
+            case Timer(), _:
+                self.happens(TimedOut(*self.at(command)))
+            case Announce(), _:
+                self.happens(Announced(self.tick()))
+                assert due(self.run) == ()
         assert before is not self.run
+        assert command.id not in ids(self.run)
 
-    @precondition(lambda self: self.timers())
-    @rule(choice=numbers, kind=st.sampled_from(["result", "result", "letter", "timeout"]))
-    def answer(self, choice: int, kind: str) -> None:
-        """An attempt that is under way ends, one way or another."""
-        timers = self.timers()
-        timer = timers[choice % len(timers)]
-        at = (timer.step, timer.index, timer.attempt, self.tick())
-        before = self.run
-        match kind:
-            case "result":
-                self.happens(Succeeded(*at, AGENT, {"n": choice}))
-            case "letter":
-                self.happens(Failed(*at, AGENT, "gave up"))
-            case _:
-                self.happens(TimedOut(*at))
-        assert before is not self.run
-        assert timer.id not in ids(self.run)
+    def at(self, command: Dispatch | Timer) -> tuple[str, int, int, int]:
+        """The attempt of a command, now."""
+        return command.step, command.index, command.attempt, self.tick()
 
     @rule(
         step=st.sampled_from(["s0", "s1", "s2", "s3", "s4", "s5", "nope"]),
@@ -524,13 +515,6 @@ class AnyOrder(RuleBasedStateMachine):
             self.happens(Cancelled(self.tick(), "enough"))
             assert (self.run.status == "cancelled") or before is self.run
 
-    @precondition(lambda self: "r:finished" in ids(self.run))
-    @rule()
-    def announce(self) -> None:
-        """The end of the run is told, after which nothing is due."""
-        self.happens(Announced(self.tick()))
-        assert due(self.run) == ()
-
     @invariant()
     def steps_keep_their_order(self) -> None:
         """Nothing begins before what it needs has ended, and ended steps have ended units."""
@@ -560,11 +544,8 @@ class AnyOrder(RuleBasedStateMachine):
         """Left alone with its agents the run ends; and the ledger alone gives all of it back."""
         if not hasattr(self, "run"):
             return
-        while due(self.run) and self.run.status == "running":
-            if self.tasks():
-                self.decide(0, admitted=True)
-            else:
-                self.answer(len(self.facts), "timeout" if len(self.facts) % 3 else "result")
+        while due(self.run):
+            self.proceed(0, "timeout" if len(self.facts) % 3 else "result", admitted=True)
             self.attempts_stay_in_their_budget()
         assert self.run.status != "running"
         run = self.first

@@ -7,7 +7,7 @@ settings.register_profile(
     database=None,
     deadline=None,  # a busy machine is no bug
     derandomize=True,  # a test that fails here fails everywhere
-    max_examples=100,
+    max_examples=50,
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("schemas")

@@ -27,6 +27,7 @@ TEXTS = (
     *("dataclassification", "expirytime", "onbehalfof", "costs"),
 )
 
+characters = st.characters(codec="utf-8")
 words = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=40)
 destinations = st.from_regex(r"[A-Za-z0-9_-]{1,12}(\.[A-Za-z0-9_-]{1,12}){0,3}", fullmatch=True)
 times = st.integers(0, 2**62).map(rfc3339)
@@ -35,7 +36,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
     | st.booleans()
     | st.integers(-(2**63), 2**64 - 1)
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(exclude_categories=("Cs",)), max_size=20),
+    | st.text(characters, max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=4),
     max_leaves=12,
 )
@@ -61,15 +62,18 @@ attributes: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "costs": st.sampled_from(["usd:0.02", "usd:0.02,tokens:431"]),
     },
 )
-routes: st.SearchStrategy[dict[str, Any]] = st.just({}) | st.fixed_dictionaries(
+routes: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {"kind": st.sampled_from(["task", "event", "result", "control"]), "to": destinations}
 )
+
+
+def made(type: str, data: Any, route: dict[str, Any], more: dict[str, Any]) -> Envelope:
+    """An envelope as a sender makes it."""
+    return Envelope.new(type, data, **route, **more)
+
+
 envelopes = st.builds(
-    lambda type, data, route, more: Envelope.new(type, data, **route, **more),
-    destinations,
-    json_values,
-    routes,
-    attributes,
+    made, destinations, json_values, routes | st.builds(dict[str, Any]), attributes
 )
 
 
@@ -297,15 +301,14 @@ def test_hostile_bytes_are_malformed(payload: bytes) -> None:
 
 
 @pytest.mark.parametrize("field", TEXTS)
-@pytest.mark.parametrize(
-    "value", ["5", "1.5", "true", "[]", "{}", '""', f'"{"a" * 1025}"', '["a"]', "1e999999"]
-)
-def test_a_wrong_type_is_blamed_on_its_attribute(field: str, value: str) -> None:
+def test_a_wrong_type_is_blamed_on_its_attribute(field: str) -> None:
     """Text attributes hold 1 to 1,024 characters; anything else is refused by name."""
     required = {"id": '"1"', "source": '"s"', "type": '"t"'}
-    text = ",".join(f'"{name}":{value}' for name, value in (required | {field: value}).items())
-    with pytest.raises(InvalidEnvelope, match=rf"^malformed: .*[`.]{field}`"):
-        decode(f'{{"specversion":"1.0",{text}}}'.encode())
+    long = f'"{"a" * 1025}"'
+    for value in ("5", "1.5", "true", "[]", "{}", '""', long, '["a"]', "1e999999"):
+        text = ",".join(f'"{name}":{value}' for name, value in (required | {field: value}).items())
+        with pytest.raises(InvalidEnvelope, match=rf"^malformed: .*[`.]{field}`"):
+            decode(f'{{"specversion":"1.0",{text}}}'.encode())
 
 
 @pytest.mark.parametrize("value", ['"1"', "1.5", "1.0", "true", "[]", "{}", "-1"])
@@ -329,12 +332,12 @@ def test_a_missing_attribute_is_named(field: str) -> None:
 @pytest.mark.parametrize(
     "field", sorted(set(TEXTS) - {"time", "kind", "to", "expirytime", "costs"})
 )
-@pytest.mark.parametrize("character", ["\0", "\n", "\x1b", "\x7f", "\x85", "\x9f"])
-def test_control_characters_are_refused_in_every_attribute(field: str, character: str) -> None:
+def test_control_characters_are_refused_in_every_attribute(field: str) -> None:
     """A CloudEvents string holds none (its section 2): logs and terminals would obey them."""
     required = {"specversion": "1.0", "id": "1", "source": "s", "type": "t", "to": "a"}
-    with pytest.raises(InvalidEnvelope, match=f"`{field}` holds a control character"):
-        decode(json.dumps(required | {field: f"a{character}b"}).encode())
+    for character in "\0\n\x1b\x7f\x85\x9f":
+        with pytest.raises(InvalidEnvelope, match=f"`{field}` holds a control character"):
+            decode(json.dumps(required | {field: f"a{character}b"}).encode())
 
 
 def test_what_an_attribute_is_called_cannot_write_to_a_terminal() -> None:
@@ -459,7 +462,7 @@ pieces = st.sampled_from(
 ) | st.binary(max_size=3)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     envelopes.map(encode), st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), pieces), max_size=4)
 )
@@ -590,14 +593,13 @@ def test_what_msgspec_writes_as_json_can_be_sent(data: Any, value: Any) -> None:
     assert Envelope.new("a", data).payload() == value
 
 
+NO_TEXT: list[Any] = [5, b"a", 1.5, math.nan, object(), ["a"], {}, msgspec.Raw(b'"a"')]
 BAD_ATTRIBUTES: list[tuple[str, Any]] = [
-    *[(name, value) for name in TEXTS for value in (5, b"a", 1.5, math.nan, object(), ["a"], {})],
     *[
         (name, value)
         for name in ("id", "to", "subject")
         for value in ("", "a\0", "\ud800", "a" * 1025)
     ],
-    *[(name, msgspec.Raw(b'"a"')) for name in TEXTS],
     *[("attempt", value) for value in ("1", 0, -1, True, 1.0, 2**31, 2**70, 10**5000, math.nan)],
     *[("now", value) for value in (10**30, -(10**30), 1.5, "now", math.nan, math.inf)],
     *[(name, value) for name in ("time", "expirytime") for value in ("soon", "2026-01-31")],
@@ -613,6 +615,15 @@ def test_a_bad_attribute_of_a_new_envelope_is_named(name: str, value: Any) -> No
     fields: dict[str, Any] = {"type": "a", name: value}
     with pytest.raises(InvalidEnvelope, match=rf"^malformed: .*[`.]{name}`"):
         Envelope.new(**fields)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_an_attribute_that_is_no_text_is_named(name: str) -> None:
+    """What the encoder would write as some text or as null is refused before it does."""
+    for value in NO_TEXT:
+        fields: dict[str, Any] = {"type": "a", name: value}
+        with pytest.raises(InvalidEnvelope, match=rf"^malformed: .*[`.]{name}`"):
+            Envelope.new(**fields)
 
 
 def test_an_unknown_attribute_of_a_new_envelope_is_a_programming_mistake() -> None:
