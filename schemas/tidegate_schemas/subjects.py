@@ -19,6 +19,7 @@ from .errors import InvalidName
 
 _NAME = re.compile(r"[a-z0-9-]{1,63}")
 _DESTINATION = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_NUMBER = re.compile(r"0|[1-9][0-9]*")
 _MAX_DESTINATION = 255
 
 INGRESS_SUBJECTS = "in.*.*"
@@ -134,9 +135,11 @@ def parse_ledger(subject: str) -> LedgerAddress:
         InvalidName: not a ledger subject.
     """
     match subject.split(".", 4):
-        case ["ledger", partition, verdict, kind, to] if partition.isdecimal():
+        case ["ledger", partition, verdict, kind, to] if _NUMBER.fullmatch(partition):
             try:
-                return LedgerAddress(int(partition), Verdict(verdict), Kind(kind), to)
+                return LedgerAddress(
+                    int(partition), Verdict(verdict), Kind(kind), check_destination(to)
+                )
             except ValueError as error:
                 raise InvalidName(f"{subject!r}: {error}") from error
         case _:
