@@ -36,6 +36,8 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.coordinator"
 _SECOND = 1_000_000_000
 _BEAT_SECONDS = 1.0
 _AGAIN_SECONDS = 0.5
+_DENIED_SECONDS = 600.0
+"""Until a denied envelope is submitted again. The gateway remembers the first verdict as long."""
 _WINDOW = 512
 
 RUNS = Gauge("tidegate_runs", "Runs that have not ended")
@@ -121,7 +123,8 @@ class Coordinator:
                 envelope = self._envelope(
                     vocabulary.BLUEPRINT_REGISTER,
                     {"document": blueprint.canonical},
-                    id=self._fold.registration_id(blueprint),
+                    # With the position, so that after a denial it is asked anew.
+                    id=f"{self._fold.registration_id(blueprint)}:{self._position}",
                     kind="control",
                     to=vocabulary.BLUEPRINT_REGISTER,
                 )
@@ -187,8 +190,11 @@ class Coordinator:
         while True:
             try:
                 await self._publisher.publish(envelope)
-            except Denied as error:  # of a task the ledger says so; the rest waits for policy
+            except Denied as error:
                 _log.warning("denied", id=envelope.id, error=str(error))
+                if envelope.kind != "task":  # of which the fold reads it; the rest must be said
+                    await asyncio.sleep(_DENIED_SECONDS)
+                    continue
             except Unavailable as error:
                 _log.warning("will submit again", id=envelope.id, error=str(error))
                 await asyncio.sleep(_AGAIN_SECONDS)

@@ -49,7 +49,9 @@ _CRASHES = 10
 before the message is taken for one that kills its workers."""
 _MOST_PAUSED = 256
 """Messages that may wait for their next attempt here before no more are taken."""
-_KEPT_SECONDS = 60.0
+_UNSETTLED_SECONDS = 60.0
+_KEPT_SECONDS = 600.0
+"""Until a refused dead letter is submitted again; the gateway remembers the verdict as long."""
 _AGAIN_SECONDS = 0.5
 _BEAT_SECONDS = 1.0
 _MOST_HISTORY = 100
@@ -239,7 +241,7 @@ class Worker:
             raise
         except Exception as error:  # a fault of ours
             _log.exception("not settled", seq=delivery.record.seq, error=describe(error))
-            await delivery.postpone(_KEPT_SECONDS)
+            await delivery.postpone(_UNSETTLED_SECONDS)
             outcome = "unsettled"
         finally:
             lease.cancel()

@@ -85,9 +85,11 @@ def permissions(principal: Principal, role: Role, partition: int = 0) -> Permiss
         case Role.REGISTRAR:  # creates; may neither change nor delete the ledger
             return Permissions(
                 (
-                    "$JS.API.STREAM.CREATE.*",
-                    "$JS.API.STREAM.INFO.*",
+                    f"$JS.API.STREAM.CREATE.{ingress}",
+                    f"$JS.API.STREAM.CREATE.{ledger}",
                     f"$JS.API.STREAM.UPDATE.{ingress}",
+                    subjects.stream_info(ingress),
+                    subjects.stream_info(ledger),
                     f"{subjects.consumer_create(ledger)}.>",
                     f"$JS.API.CONSUMER.INFO.{ledger}.*",
                     f"$JS.API.CONSUMER.LIST.{ledger}",
@@ -171,7 +173,8 @@ def configuration(
             },
         },
     }
-    return json.dumps(document, indent=2) + "\n"
+    # Not with ensure_ascii: the broker's parser does not know escapes like \\u00e9 in a path.
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def _services(partition: int) -> list[tuple[str, dict[str, Any]]]:

@@ -7,9 +7,9 @@ import contextlib
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import msgspec
-import nats
 import nats.errors
 import structlog
 from nats.aio.client import Client
@@ -17,12 +17,18 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from tidegate_schemas import subjects
-from tidegate_schemas.errors import NotConnected, Unavailable
+from tidegate_schemas.errors import InvalidInput, NotConnected, Unavailable
 from tidegate_schemas.subjects import Principal
+
+from .client import NatsClient
+from .keyring import public_key
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.connection")
 
 Listener = Callable[[], None]
+
+_FLUSH_SECONDS = 1.0
+"""How long a sender waits for a broker that takes nothing, once the buffer is full."""
 
 
 class ApiError(Unavailable):
@@ -44,13 +50,18 @@ class Connection:
         """Strictly private: use `connect`."""
         self.principal = principal
         self.url = url
-        self.nats = Client()
+        self.nats: Client = NatsClient()
         self._on_reconnect: list[Listener] = []
         self._closing = False
 
-    def on_reconnect(self, listener: Listener) -> None:
-        """Call `listener` after each reconnect: what was in flight may be lost."""
+    def on_reconnect(self, listener: Listener) -> Listener:
+        """Call `listener` after each reconnect, and at the end: what was in flight may be lost.
+
+        Returns:
+            What to call when it shall not be called any more.
+        """
         self._on_reconnect.append(listener)
+        return lambda: self._on_reconnect.remove(listener)
 
     async def listen(
         self, subject: str, callback: Callable[[Msg], Coroutine[Any, Any, None]]
@@ -59,16 +70,52 @@ class Connection:
 
         Nothing is dropped here when the callback is slow: what may pile up is bounded by what
         was asked for.
+
+        Raises:
+            Unavailable: the connection is closed.
         """
-        return await self.nats.subscribe(
-            subject, cb=callback, pending_msgs_limit=-1, pending_bytes_limit=-1
-        )
+        try:
+            return await self.nats.subscribe(
+                subject, cb=callback, pending_msgs_limit=-1, pending_bytes_limit=-1
+            )
+        except nats.errors.Error as error:
+            raise Unavailable(f"cannot listen as {self.principal}: {error}") from error
+
+    async def publish(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        reply: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """Send a message; while the broker is away, keep it and send it after the reconnect.
+
+        Raises:
+            Unavailable: the connection is closed, or too much is kept already.
+            InvalidInput: it is larger than the broker takes.
+        """
+        try:
+            await self.nats.publish(subject, payload, reply=reply, headers=headers)
+        except nats.errors.MaxPayloadError:
+            raise InvalidInput(
+                f"a message of {len(payload)} bytes; the broker takes {self.nats.max_payload}"
+            ) from None
+        except nats.errors.Error as error:
+            raise Unavailable(f"cannot send as {self.principal}: {error}") from error
 
     async def forget(self, subscription: Subscription | None) -> None:
         """Unsubscribe, also when the connection is closed already."""
         if subscription and not self.nats.is_closed:
             with contextlib.suppress(nats.errors.Error):
                 await subscription.unsubscribe()
+
+    async def drain(self, subscription: Subscription | None) -> None:
+        """Unsubscribe; returns when all that the broker had sent by then was received."""
+        if subscription and self.nats.is_connected:
+            with contextlib.suppress(nats.errors.Error):
+                await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py
+        await self.forget(subscription)
 
     async def api(self, subject: str, request: Any = None, *, timeout: float = 5.0) -> Any:
         """Call the JetStream API and return its answer as plain values.
@@ -82,7 +129,7 @@ class Connection:
             answer = await self.nats.request(subject, payload, timeout=timeout)
         except (nats.errors.Error, TimeoutError) as error:
             raise Unavailable(f"no answer to {subject} ({self.principal}): {error}") from error
-        body = msgspec.json.decode(answer.data)
+        body: dict[str, Any] = msgspec.json.decode(answer.data)
         if "error" in body:
             error_ = body["error"]
             raise ApiError(subject, error_.get("err_code", 0), error_.get("description", ""))
@@ -100,17 +147,23 @@ class Connection:
     async def close(self) -> None:
         """Send what is buffered and disconnect."""
         self._closing = True
-        if not self.nats.is_closed:
+        if self.nats.is_connected:
             try:
                 async with asyncio.timeout(2.0):
                     await self.nats.flush()
             except (nats.errors.Error, TimeoutError):
                 pass  # the broker is gone; there is nothing left to send it
-            await self.nats.close()
+        await self.nats.close()
 
     async def _reconnected(self) -> None:
         _log.info("reconnected", principal=str(self.principal))
-        for listener in self._on_reconnect:
+        self._tell()
+
+    async def _closed(self) -> None:
+        self._tell()
+
+    def _tell(self) -> None:
+        for listener in list(self._on_reconnect):
             listener()
 
     async def _disconnected(self) -> None:
@@ -152,33 +205,50 @@ async def connect(url: str, principal: Principal, seed: str, *, timeout: float =
 
     Raises:
         NotConnected: nobody answers there, or the broker does not know the key.
-        InvalidInput: no nkey seed.
+        InvalidInput: no nkey seed, or no address.
     """
+    public_key(seed)
     connection = Connection(principal, url)
-    problems: list[str] = []
+    problem = ""
 
     async def failed(error: Exception) -> None:
-        problems.append(str(error) or repr(error))
+        nonlocal problem
+        if "Authorization" not in problem:  # it tells more than the resets that come with it
+            problem = str(error) or repr(error)
         if connection.nats.is_connected:
             await connection._failed(error)  # pyright: ignore[reportPrivateUsage]
 
     options: dict[str, Any] = {
-        "servers": url.split(","),
+        "servers": [_checked(address) for address in url.split(",")],
         "name": str(principal),
         "nkeys_seed_str": seed,
         "inbox_prefix": subjects.inbox(principal),
         "max_reconnect_attempts": -1,
         "reconnect_time_wait": 0.1,
         "ping_interval": 20,
+        "flush_timeout": _FLUSH_SECONDS,
         "error_cb": failed,
         "reconnected_cb": connection._reconnected,  # pyright: ignore[reportPrivateUsage]
+        "closed_cb": connection._closed,  # pyright: ignore[reportPrivateUsage]
         "disconnected_cb": connection._disconnected,  # pyright: ignore[reportPrivateUsage]
     }
     try:
         async with asyncio.timeout(timeout):
             await connection.nats.connect(**options)
-    except (nats.errors.Error, OSError, TimeoutError) as error:
-        await connection.nats.close()
-        why = problems[-1] if problems else str(error) or "no answer"
-        raise NotConnected(f"cannot connect to {url} as {principal}: {why}") from error
+    except BaseException as error:
+        await connection.close()
+        if isinstance(error, (nats.errors.Error, OSError, TimeoutError)):
+            why = problem or str(error) or "no answer"
+            raise NotConnected(f"cannot connect to {url} as {principal}: {why}") from error
+        raise
     return connection
+
+
+def _checked(address: str) -> str:
+    try:
+        parts = urlsplit(address)
+        if parts.scheme in ("nats", "tls") and parts.hostname and parts.port != 0:
+            return address
+    except ValueError:
+        pass
+    raise InvalidInput(f"{address!r} is no address of a broker; write nats://host:port")

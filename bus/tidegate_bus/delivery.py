@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import nats.errors
 import structlog
 from nats.aio.msg import Msg
 
 from tidegate_schemas import subjects
-from tidegate_schemas.errors import InvalidName, InvalidRecord
+from tidegate_schemas.errors import InvalidName, InvalidRecord, Unavailable
 from tidegate_schemas.record import Record, decode_record
 from tidegate_schemas.subjects import AckAddress, Verdict
 
@@ -50,8 +49,8 @@ class Delivery:
 
     async def _answer(self, what: bytes) -> None:
         try:
-            await self._connection.nats.publish(self._ack, what)
-        except nats.errors.Error as error:  # the lease runs out and another worker gets it
+            await self._connection.publish(self._ack, what)
+        except Unavailable as error:  # the lease runs out and another worker gets it
             _log.warning("cannot settle", seq=self.record.seq, error=str(error))
 
 
@@ -69,6 +68,7 @@ class Inbox:
         self._receive = receive
         self._stream = subjects.ledger_stream(partition)
         self._consumer = subjects.consumer(connection.principal)
+        self._free = 0
         self._puller = Puller(connection, self._stream, self._consumer, self._on_message)
 
     async def start(self) -> None:
@@ -76,7 +76,8 @@ class Inbox:
         await self._puller.start()
 
     def want(self, free: int) -> None:
-        """Keep as many deliveries on request as there are hands free."""
+        """Say how many hands are free. Each delivery takes one, until the next call says more."""
+        self._free = free
         self._puller.want(free)
 
     async def drain(self) -> None:
@@ -94,6 +95,7 @@ class Inbox:
         except (InvalidName, InvalidRecord) as error:
             _log.error("forged or damaged delivery ignored", error=str(error))
             return
+        self.want(self._free - 1)
         self._receive(Delivery(record, address.delivered, self._connection, message.reply))
 
     def _checked(self, address: AckAddress, message: Msg) -> Record:

@@ -7,16 +7,21 @@ import secrets
 from dataclasses import dataclass
 from typing import Protocol
 
+import structlog
 from nats.aio.msg import Msg
 
 from tidegate_schemas import subjects
-from tidegate_schemas.errors import LedgerGap
+from tidegate_schemas.errors import LedgerGap, TidegateError, Unavailable
 
 from .connection import Connection
 from .puller import Puller
 
-_ON_REQUEST = 2_000
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.ingress")
+
+_AHEAD = 2_000
+"""Submissions that are on request or wait here to be taken."""
 _STEP = 1_000
+_PAUSE_SECONDS = 0.2
 _SECOND = 1_000_000_000
 
 
@@ -45,6 +50,7 @@ class IngressReader(Protocol):
 
         Raises:
             LedgerGap: one is missing.
+            Unavailable: the connection is closed for good.
         """
         ...
 
@@ -58,7 +64,10 @@ class IngressReader(Protocol):
 
 
 class PulledIngress:
-    """Reads through a consumer of the moment that the broker forgets by itself."""
+    """Reads through a consumer of the moment that the broker forgets by itself.
+
+    Whenever something may have been lost on the way, a new consumer begins at the own position.
+    """
 
     def __init__(self, connection: Connection, partition: int, after: int) -> None:
         """Strictly private: use `open`."""
@@ -67,9 +76,11 @@ class PulledIngress:
         self._seen = after
         self._waiting: list[Submission] = []
         self._arrived = asyncio.Event()
-        self._gap: LedgerGap | None = None
+        self._failure: TidegateError | None = None
         self._consumer = ""
+        self._delivered = 0  # by the consumer
         self._puller: Puller | None = None
+        self._lost = asyncio.Event()
         self._renewal: asyncio.Task[None] | None = None
 
     @classmethod
@@ -77,24 +88,24 @@ class PulledIngress:
         """Read what follows sequence `after`.
 
         Raises:
-            LedgerGap: the stream ends before `after`: it lost what the ledger has recorded.
+            LedgerGap: the stream ends before `after`, so it lost what the ledger has recorded; or
+                it begins later than that, so it lost what the ledger has not.
             Unavailable: the broker did not answer.
         """
         reader = cls(connection, partition, after)
-        state = await connection.stream_state(reader._stream)
-        if state.last_seq < after:
-            raise LedgerGap(reader._stream, after, state.last_seq)
         await reader._renew()
+        reader._renewal = asyncio.create_task(reader._keep_renewing())
         return reader
 
     async def next(self, limit: int) -> list[Submission]:
         """See `IngressReader`."""
         while not self._waiting:
-            if self._gap:
-                raise self._gap
+            if self._failure:
+                raise self._failure
             self._arrived.clear()
             await self._arrived.wait()
         batch, self._waiting = self._waiting[:limit], self._waiting[limit:]
+        self._want()
         return batch
 
     async def trim(self, seq: int) -> None:
@@ -109,8 +120,39 @@ class PulledIngress:
         if self._puller:
             await self._puller.close()
 
+    def _want(self) -> None:
+        """Read ahead of the gateway, but not without bound."""
+        if self._puller:
+            self._puller.want(_AHEAD - len(self._waiting), _STEP)
+
+    async def _keep_renewing(self) -> None:
+        while True:
+            await self._lost.wait()
+            self._lost.clear()
+            try:
+                await self._renew()
+            except LedgerGap as gap:
+                self._fail(gap)
+                return
+            except Unavailable as error:
+                if self._connection.nats.is_closed:
+                    self._fail(error)
+                    return
+                _log.warning("no new consumer yet", stream=self._stream, error=str(error))
+                self._lost.set()
+                await asyncio.sleep(_PAUSE_SECONDS)
+
     async def _renew(self) -> None:
         """A new consumer from the own position; what the old one still sends is dropped."""
+        self._consumer = ""
+        if self._puller:
+            await self._puller.close()
+            self._puller = None
+        state = await self._connection.stream_state(self._stream)
+        if state.last_seq < self._seen:
+            raise LedgerGap(self._stream, self._seen, state.last_seq)
+        if state.first_seq > self._seen + 1:
+            raise LedgerGap(self._stream, self._seen + 1, state.first_seq)
         name = f"gateway_{secrets.token_hex(6)}"
         await self._connection.api(
             f"{subjects.consumer_create(self._stream)}.{name}",
@@ -127,28 +169,29 @@ class PulledIngress:
                 },
             },
         )
-        if self._puller:
-            await self._puller.close()
-        self._consumer = name
-        self._puller = Puller(
-            self._connection, self._stream, name, self._receive, on_lost=self._on_lost
-        )
-        await self._puller.start()
-        self._puller.want(_ON_REQUEST, _STEP)
+        self._consumer, self._delivered = name, 0
+        puller = Puller(self._connection, self._stream, name, self._receive, on_lost=self._lost.set)
+        await puller.start()
+        self._puller = puller
+        self._want()
 
-    async def _on_lost(self) -> None:
-        # The puller that calls this ends inside `_renew`, so the work is a task of its own.
-        if self._renewal is None or self._renewal.done():
-            self._renewal = asyncio.create_task(self._renew())
+    def _fail(self, error: TidegateError) -> None:
+        self._failure = error
+        self._arrived.set()
 
     def _receive(self, message: Msg) -> None:
         address = subjects.parse_ack(message.reply)
-        if address.consumer != self._consumer or self._gap:
+        if address.consumer != self._consumer or self._failure:
             return
-        if address.stream_seq != self._seen + 1:
-            self._gap = LedgerGap(self._stream, self._seen + 1, address.stream_seq)
+        self._delivered += 1
+        if address.consumer_seq != self._delivered:  # what came before it was lost on the way
+            self._consumer = ""
+            self._lost.set()
+        elif address.stream_seq != self._seen + 1:
+            self._fail(LedgerGap(self._stream, self._seen + 1, address.stream_seq))
         else:
             self._seen = address.stream_seq
             by = subjects.submitter(message.subject)
             self._waiting.append(Submission(address.stream_seq, address.time, by, message.data))
-        self._arrived.set()
+            self._want()
+            self._arrived.set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import secrets
 from pathlib import Path
 
@@ -24,10 +24,14 @@ class Keyring:
         if not path.exists():
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             seed = nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER)
-            part = path.with_suffix(f".{os.getpid()}.part")
+            part = path.with_suffix(f".{secrets.token_hex(8)}.part")
             part.touch(0o600, exist_ok=False)
-            part.write_bytes(seed + b"\n")
-            part.rename(path)  # a half-written seed never bears the name
+            try:
+                part.write_bytes(seed + b"\n")
+                with contextlib.suppress(FileExistsError):  # another process was faster
+                    path.hardlink_to(part)  # so a half-written seed never bears the name
+            finally:
+                part.unlink()
         return public_key(self.seed(principal))
 
     def seed(self, principal: Principal) -> str:
@@ -43,6 +47,8 @@ class Keyring:
             return path.read_text("ascii").strip()
         except OSError as error:
             raise InvalidInput(f"{path}: no seed for {principal}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise InvalidInput(f"{path}: not a seed") from None
 
     def path(self, principal: Principal) -> Path:
         """Where the seed of a principal is, or would be."""

@@ -24,6 +24,7 @@ from .connection import Connection
 _BATCH = 512
 _ANSWER_SECONDS = 5.0
 _ATTEMPTS = 5
+_PAUSE_SECONDS = 0.2
 _LOOK_SECONDS = 1.0
 
 
@@ -86,7 +87,7 @@ class LedgerReader:
         Raises:
             LedgerGap: a record is missing (only without `filter`).
             Unavailable: the broker does not answer, also after retries; with `follow` this is
-                waited out.
+                waited out, unless the connection is closed.
         """
         grew = asyncio.Event()
         hints = None
@@ -137,21 +138,24 @@ class LedgerReader:
             try:
                 return await self._get_once(request, one=one)
             except Unavailable:
-                if attempt >= _ATTEMPTS and not patient:
+                if self._connection.nats.is_closed or (attempt >= _ATTEMPTS and not patient):
                     raise
+            await asyncio.sleep(_PAUSE_SECONDS)  # what refuses at once would be asked at once
 
     async def _get_once(
         self, request: dict[str, object], *, one: bool
     ) -> tuple[list[StoredRecord], int]:
-        nats = self._connection.nats
+        connection = self._connection
         found: list[StoredRecord] = []
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        patience = asyncio.timeout(_ANSWER_SECONDS)
 
         async def collect(message: Msg) -> None:
             headers = message.headers or {}
             status = headers.get("Status")
             if done.done():
                 return
+            patience.reschedule(asyncio.get_running_loop().time() + _ANSWER_SECONDS)
             if status is None:
                 found.append(
                     StoredRecord(
@@ -171,17 +175,18 @@ class LedgerReader:
                 why = headers.get("Description", "")
                 done.set_exception(Unavailable(f"{self._stream}: {status} {why}"))
 
-        inbox = nats.new_inbox()
-        subscription = await self._connection.listen(inbox, collect)
+        inbox = connection.nats.new_inbox()
         try:
-            await nats.publish(
-                subjects.direct_get(self._stream), msgspec.json.encode(request), reply=inbox
-            )
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                return found, await done
+            async with patience:
+                subscription = await connection.listen(inbox, collect)
+                try:
+                    await connection.publish(
+                        subjects.direct_get(self._stream),
+                        msgspec.json.encode(request),
+                        reply=inbox,
+                    )
+                    return found, await done
+                finally:
+                    await connection.forget(subscription)
         except TimeoutError:
-            raise Unavailable(
-                f"{self._stream} does not answer {self._connection.principal}"
-            ) from None
-        finally:
-            await self._connection.forget(subscription)
+            raise Unavailable(f"{self._stream} does not answer {connection.principal}") from None

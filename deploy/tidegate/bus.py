@@ -11,11 +11,11 @@ from tidegate_bus.connection import Connection, connect
 from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.publisher import Publisher
 from tidegate_schemas.envelope import Envelope
+from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.record import Receipt, Record
 from tidegate_schemas.subjects import Principal
 
-from .processes import address
-from .project import State, find_project
+from .project import State, address, find_project
 
 
 class Bus:
@@ -45,7 +45,11 @@ class Bus:
             InvalidInput: no principal, or no seed.
         """
         connection = await connect(url, Principal.parse(principal), seed)
-        return cls(connection, await Publisher.start(connection, window=window))
+        try:
+            return cls(connection, await Publisher.start(connection, window=window))
+        except BaseException:
+            await connection.close()
+            raise
 
     @classmethod
     async def of_project(
@@ -69,8 +73,13 @@ class Bus:
             NotConnected: the stack does not answer.
         """
         where = State(state or find_project(folder or Path.cwd()) / ".tidegate")
-        seed = where.keyring.seed(Principal.parse(principal))
-        return await cls.connect(address(where), principal, seed, window=window)
+        who, url = Principal.parse(principal), address(where)
+        if not where.keyring.path(who).exists():
+            raise InvalidInput(
+                f"there is no principal {who} here, or the stack has not been started since it was "
+                f"named; publishers stand in tidegate.yaml, agents in agents/"
+            )
+        return await cls.connect(url, principal, where.keyring.seed(who), window=window)
 
     @overload
     async def publish(

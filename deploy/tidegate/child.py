@@ -7,6 +7,9 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from tidegate_bus import lifeline
 from tidegate_schemas.errors import Unavailable
@@ -16,6 +19,7 @@ from .processes import CANNOT_START
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 10.0
 _HEALTHY_SECONDS = 30.0
+_LAST_WORDS_SECONDS = 0.5
 _LINE_BYTES = 1024 * 1024
 
 OnLine = Callable[[str, str], None]
@@ -47,8 +51,9 @@ class Child:
         self._on_line = on_line
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._last_line = ""
+        self._log_lost = False
 
     @property
     def pid(self) -> int | None:
@@ -57,67 +62,100 @@ class Child:
 
     def start(self) -> None:
         """Start it, and keep it running until `stop`."""
+        self._log.parent.mkdir(parents=True, exist_ok=True)
         self._task = asyncio.create_task(self._keep_running())
 
     def check(self) -> None:
         """Raise if it is not kept running any more.
 
         Raises:
-            Unavailable: it could not start; holds its last line.
+            Unavailable: it cannot start; holds its last words.
         """
-        if self._task and self._task.done() and not self._stopping:
-            raise Unavailable(f"{self.name} cannot start: {self._last_line}")
+        if self._task and self._task.done() and not self._stopping.is_set():
+            error = self._task.exception()
+            why = repr(error) if error else _sentence(self._last_line)
+            raise Unavailable(f"{self.name} cannot start: {why} (log: {self._log})")
 
     async def stop(self, grace: float) -> None:
         """SIGTERM, and SIGKILL after `grace` seconds."""
-        self._stopping = True
-        process = self._process
-        if process and process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
+        self._stopping.set()
+        self.hurry()
         if self._task:
             try:
                 async with asyncio.timeout(grace):
-                    await asyncio.shield(self._task)
+                    await asyncio.wait({self._task})
             except TimeoutError:
+                self._say(f"still running after {grace:g} s; killing it")
                 if self._process and self._process.returncode is None:
                     self._process.kill()
-                await self._task
+                await asyncio.wait({self._task})
+
+    def hurry(self) -> None:
+        """SIGTERM; a worker that drains already gives back what it holds."""
+        if self._process and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
 
     async def _keep_running(self) -> None:
         loop = asyncio.get_running_loop()
         pause = _FIRST_PAUSE_SECONDS
-        while not self._stopping:
+        while not self._stopping.is_set():
             began = loop.time()
             status = await self._run_once()
-            if self._stopping or status == CANNOT_START:
+            if self._stopping.is_set() or status == CANNOT_START:
                 return
             pause = _FIRST_PAUSE_SECONDS if loop.time() - began > _HEALTHY_SECONDS else pause
             self.restarts += 1
             self._say(f"ended with status {status}; starting it again in {pause:g} s")
-            await asyncio.sleep(pause)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._stopping.wait()
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     async def _run_once(self) -> int:
-        process = await asyncio.create_subprocess_exec(
-            *lifeline.command(*self._arguments),
-            cwd=self._folder,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            limit=_LINE_BYTES,
-            start_new_session=True,  # Ctrl-C is for the stack, which stops its parts in order
-        )
-        self._process = process
-        assert process.stdout
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("ab") as log:
-            while line := await _line(process.stdout):
+        # Its output is a pipe of our own: asyncio's would not tell of its end while anything that
+        # it started holds the other side.
+        ours, its = os.pipe()
+        with open(ours, "rb", buffering=0) as end:  # noqa: ASYNC230, PTH123 - a pipe
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *lifeline.command(*self._arguments),
+                    cwd=self._folder,
+                    env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=its,
+                    stderr=its,
+                    start_new_session=True,  # Ctrl-C is for the stack, which stops it in order
+                )
+            finally:
+                os.close(its)
+            self._process = process
+            if self._stopping.is_set():  # while it was being started
+                self.hurry()
+            stream = asyncio.StreamReader(_LINE_BYTES)
+            transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(stream), end
+            )
+            passing = asyncio.create_task(self._pass_on(stream))
+            status = await process.wait()
+            await asyncio.wait({passing}, timeout=_LAST_WORDS_SECONDS)
+            passing.cancel()
+            transport.close()
+        return status
+
+    async def _pass_on(self, stream: asyncio.StreamReader) -> None:
+        while line := await _line(stream):
+            self._keep(line)
+            self._say(line.decode(errors="replace").rstrip("\n"))
+
+    def _keep(self, line: bytes) -> None:
+        try:
+            with self._log.open("ab") as log:  # anew, so that it may be moved away
                 log.write(line)
-                log.flush()
-                self._say(line.decode(errors="replace").rstrip("\n"))
-        return await process.wait()
+        except OSError as error:  # a full disk does not stop what writes to it
+            if not self._log_lost:
+                self._on_line(self.name, f"cannot write {self._log}: {error.strerror}")
+            self._log_lost = True
 
     def _say(self, line: str) -> None:
         self._last_line = line
@@ -125,7 +163,19 @@ class Child:
 
 
 async def _line(stream: asyncio.StreamReader) -> bytes:
+    """The next line, or a piece of one that is very long; empty at the end."""
     try:
-        return await stream.readline()
-    except ValueError:  # longer than any line of ours: the part that fits is skipped
-        return b"(a line of over 1 MiB was left out)\n"
+        return await stream.readuntil()
+    except asyncio.IncompleteReadError as error:
+        return error.partial
+    except asyncio.LimitOverrunError as error:
+        return await stream.readexactly(error.consumed)
+
+
+def _sentence(line: str) -> str:
+    """What a log line says went wrong."""
+    try:
+        entry = msgspec.json.decode(line, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return line.removeprefix("error ")
+    return str(entry.get("error") or entry.get("event") or line)

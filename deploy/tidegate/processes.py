@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import signal
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 import structlog
@@ -19,11 +20,14 @@ import structlog
 from tidegate_bus.accounts import GATEWAY
 from tidegate_bus.connection import Connection, connect
 from tidegate_bus.telemetry import Health, TelemetryServer, configure_logging
-from tidegate_schemas.errors import InvalidInput, TidegateError, first_error
+from tidegate_schemas.errors import InvalidInput, Refused, TidegateError, first_error
 from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import COORDINATOR
 
-from .project import Project, State, check_blueprints
+from .project import Project, State, address, check_blueprints
+
+if TYPE_CHECKING:
+    from tidegate_schemas.manifest import Manifest
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.process")
 
@@ -43,17 +47,18 @@ class ProcessInfo(msgspec.Struct, frozen=True):
 def run_process(main: Coroutine[Any, Any, None], name: str) -> int:
     """Run a process to its end; the exit status.
 
-    0 after a signal, 2 when its input is wrong, 1 after any other error, which is logged.
+    0 after a signal, 2 when its input is wrong or policy does not let it begin, 1 after any other
+    error, which is logged.
     """
     configure_logging(name)
     try:
         _run(main)
-    except (TidegateError, BaseExceptionGroup) as error:
+    except (TidegateError, OSError, BaseExceptionGroup) as error:
         first = first_error(error)
-        if isinstance(first, InvalidInput):
+        if isinstance(first, InvalidInput | Refused):
             _log.error("cannot start", error=str(first))
             return CANNOT_START
-        if isinstance(first, TidegateError):
+        if isinstance(first, TidegateError | OSError):
             _log.error("stopped", error=str(first))
             return 1
         raise
@@ -108,7 +113,7 @@ async def worker(project: Project, reference: str) -> None:
 
     Args:
         project: where the manifest is.
-        reference: `module:attribute` of the agent, as its manifest names it.
+        reference: `module:attribute` of the agent, as its manifest names it, or `team.name`.
 
     Raises:
         InvalidInput: no such agent, or it does not match its manifest.
@@ -116,46 +121,56 @@ async def worker(project: Project, reference: str) -> None:
     from tidegate_agents.agent import load_agent
     from tidegate_agents.worker import Worker
 
-    found = [m for m in project.manifests if m.run == reference]
-    if not found:
-        known = ", ".join(sorted(m.run for m in project.manifests)) or "none"
-        raise InvalidInput(
-            f"no manifest in {project.root / 'agents'} runs {reference}; known: {known}"
-        )
-    manifest = found[0]
-    agent = load_agent(reference)
+    manifest = _manifest(project, reference)
+    agent = load_agent(manifest.run, project.root)
     name = str(manifest.principal)
     async with _process(project.state, name, manifest.principal) as (connection, health, ready):
         worker = Worker(connection, agent, manifest, health)
         await _until_signal(worker.run(), _after(worker.ready(), ready), drain=worker.stop)
 
 
+def _manifest(project: Project, reference: str) -> Manifest:
+    found = [m for m in project.manifests if reference in (m.run, str(m.principal))]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(str(m.principal) for m in found)
+        raise InvalidInput(f"several agents run {reference}; name one of them: {names}")
+    known = ", ".join(sorted(f"{m.run} ({m.principal})" for m in project.manifests)) or "none"
+    raise InvalidInput(f"no manifest in {project.root / 'agents'} runs {reference}; known: {known}")
+
+
 @contextlib.asynccontextmanager
 async def _process(
     state: State, name: str, principal: Principal
-) -> AsyncGenerator[tuple[Connection, Health, Any]]:
+) -> AsyncGenerator[tuple[Connection, Health, Callable[[], None]]]:
     """Connection, health and what to call when ready, of one process."""
     health = Health()
-    info = state.processes / f"{name}.{os.getpid()}.json"
+    path = state.processes / f"{name}.{os.getpid()}.json"
     telemetry = TelemetryServer(health)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(telemetry.close)
         async with await connect(address(state), principal, state.keyring.seed(principal)) as link:
 
             def ready() -> None:
-                state.processes.mkdir(parents=True, exist_ok=True)
-                part = info.with_suffix(".part")
-                part.write_bytes(
-                    msgspec.json.encode(ProcessInfo(name, os.getpid(), telemetry.port))
-                )
-                part.rename(info)
+                stack.enter_context(_written(path, ProcessInfo(name, os.getpid(), telemetry.port)))
+                stack.callback(path.unlink, missing_ok=True)
 
             yield link, health, ready
-    finally:
-        info.unlink(missing_ok=True)
-        telemetry.close()
 
 
-async def _after(event: Coroutine[Any, Any, None], call: Any) -> None:
+def _written(path: Path, info: ProcessInfo) -> BinaryIO:
+    """Write down a process. The file is locked while it lives, also if it ends unexpectedly."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    file = part.open("wb", buffering=0)
+    fcntl.flock(file, fcntl.LOCK_EX)
+    file.write(msgspec.json.encode(info))
+    part.rename(path)
+    return file
+
+
+async def _after(event: Coroutine[Any, Any, None], call: Callable[[], None]) -> None:
     await event
     call()
 
@@ -163,11 +178,11 @@ async def _after(event: Coroutine[Any, Any, None], call: Any) -> None:
 async def _until_signal(
     work: Coroutine[Any, Any, None],
     beside: Coroutine[Any, Any, None],
-    drain: Any = None,
+    drain: Callable[[], None] | None = None,
 ) -> None:
     """Work until it ends, or until a signal: then `drain` and wait, or cancel.
 
-    A second signal cancels at once.
+    A second signal cancels at once; so does a failure of what is done beside, which is raised.
     """
     loop = asyncio.get_running_loop()
     main = asyncio.create_task(work)
@@ -181,45 +196,38 @@ async def _until_signal(
             drain()
             drain = None
 
+    def on_side(_: object) -> None:
+        if not side.cancelled() and side.exception():
+            main.cancel()
+
+    side.add_done_callback(on_side)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     try:
         await main
     except asyncio.CancelledError:
-        pass
+        if side.done():
+            side.result()
     finally:
         side.cancel()
-
-
-def address(state: State) -> str:
-    """Where the broker of a running stack listens.
-
-    Raises:
-        InvalidInput: no stack is running here.
-    """
-    try:
-        return state.address.read_text("ascii").strip()
-    except OSError:
-        raise InvalidInput(
-            f"no stack runs in {state.folder.parent}; start one with `tidegate up`"
-        ) from None
 
 
 def running(state: State) -> list[ProcessInfo]:
     """The processes that said they are ready and are still there."""
     found: list[ProcessInfo] = []
     for path in sorted(state.processes.glob("*.json")):
-        info = msgspec.json.decode(Path(path).read_bytes(), type=ProcessInfo)
-        if _alive(info.pid):
-            found.append(info)
+        try:
+            with path.open("rb") as file:
+                if _is_locked(file):
+                    found.append(msgspec.json.decode(file.read(), type=ProcessInfo))
+        except (OSError, msgspec.DecodeError):  # it ended meanwhile
+            continue
     return found
 
 
-def _alive(pid: int) -> bool:
+def _is_locked(file: BinaryIO) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False

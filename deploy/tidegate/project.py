@@ -6,21 +6,24 @@ tidegate.yaml   agents/*.yaml   blueprints/*.yaml   policy/*.cedar      what peo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tidegate_bus.accounts import GATEWAY, REGISTRAR, Identity, Role
 from tidegate_bus.keyring import Keyring
 from tidegate_bus.topology import Limits, Subscription
-from tidegate_policy.bundle import Member
-from tidegate_schemas.blueprint import Blueprint
-from tidegate_schemas.documents import load
 from tidegate_schemas.errors import InvalidDocument, InvalidInput, Problem
-from tidegate_schemas.manifest import Manifest
-from tidegate_schemas.settings import Settings
 from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import COORDINATOR, OPERATOR
+
+if TYPE_CHECKING:  # whoever only publishes pays neither for pydantic nor for cedar
+    from tidegate_policy.bundle import Member
+    from tidegate_schemas.blueprint import Blueprint
+    from tidegate_schemas.manifest import Manifest
+    from tidegate_schemas.settings import Settings
 
 SETTINGS = "tidegate.yaml"
 
@@ -98,6 +101,8 @@ class Project:
 
     def roster(self) -> list[Member]:
         """Everybody who may submit."""
+        from tidegate_policy.bundle import Member
+
         capabilities = {str(m.principal): m.capabilities for m in self.manifests}
         return [
             Member(str(who), role.value, capabilities.get(str(who), ()))
@@ -127,8 +132,22 @@ def find_project(start: Path) -> Path:
         if (folder / SETTINGS).is_file():
             return folder
     raise InvalidInput(
-        f"no {SETTINGS} in {start.resolve()} or above; `tidegate init NAME` makes a project"
+        f"no {SETTINGS} in {start.resolve()} or above; `tidegate init FOLDER` makes a project"
     )
+
+
+def address(state: State) -> str:
+    """Where the broker of a running stack listens.
+
+    Raises:
+        InvalidInput: no stack is running here.
+    """
+    try:
+        return state.address.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        raise InvalidInput(
+            f"no stack runs with its state in {state.folder}; start one with `tidegate up`"
+        ) from None
 
 
 def load_project(root: Path, state: Path | None = None) -> Project:
@@ -141,36 +160,50 @@ def load_project(root: Path, state: Path | None = None) -> Project:
     Raises:
         InvalidDocument: a file does not hold what it must, or two claim the same.
     """
+    from tidegate_schemas.blueprint import Blueprint
+    from tidegate_schemas.documents import load
+    from tidegate_schemas.manifest import Manifest
+    from tidegate_schemas.settings import Settings
+
+    root = root.absolute()
     settings = load(root / SETTINGS, Settings)
-    manifests: dict[str, Manifest] = {}
+    known: dict[str, str] = {}
+    for index, publisher in enumerate(settings.publishers):
+        problem = _taken(publisher, known, f"publishers[{index}]")
+        if problem:
+            raise _placed(root / SETTINGS, [problem])
+        known[publisher] = SETTINGS
+    manifests: list[Manifest] = []
     claimed: dict[str, str] = {}
     for path in _files(root / "agents"):
         manifest = load(path, Manifest)
         name = str(manifest.principal)
-        if name in manifests or name in settings.publishers:
-            raise InvalidDocument(path, [Problem(1, "name", f"{name} is there already")])
-        for capability in manifest.capabilities:
-            if other := claimed.get(capability):
-                message = f"{capability} belongs to {other} already; one agent provides it"
-                raise InvalidDocument(path, [Problem(1, "capabilities", message)])
-            claimed[capability] = name
-        manifests[name] = manifest
-    blueprints: dict[str, Path] = {}
-    loaded: list[tuple[Path, Blueprint]] = []
+        problems = [_taken(name, known, "name")]
+        problems += [
+            Problem(0, f"capabilities[{index}]", f"{capability} is provided by {other} already")
+            for index, capability in enumerate(manifest.capabilities)
+            if (other := claimed.setdefault(capability, name)) != name
+        ]
+        if faults := [problem for problem in problems if problem]:
+            raise _placed(path, faults)
+        known[name] = f"agents/{path.name}"
+        manifests.append(manifest)
+    written: dict[str, str] = {}
+    blueprints: list[tuple[Path, Blueprint]] = []
     for path in _files(root / "blueprints"):
         blueprint = load(path, Blueprint)
-        if other_path := blueprints.get(blueprint.blueprint):
-            message = f"{blueprint.blueprint} is in {other_path.name} already"
-            raise InvalidDocument(path, [Problem(1, "blueprint", message)])
-        blueprints[blueprint.blueprint] = path
-        loaded.append((path, blueprint))
+        other = written.setdefault(blueprint.blueprint, path.name)
+        if other != path.name:
+            message = f"{blueprint.blueprint} is in blueprints/{other} already"
+            raise _placed(path, [Problem(0, "blueprint", message)])
+        blueprints.append((path, blueprint))
     return Project(
         root,
         settings,
-        tuple(manifests.values()),
-        tuple(loaded),
+        tuple(manifests),
+        tuple(blueprints),
         tuple(sorted((root / "policy").glob("*.cedar"))),
-        State(state or root / ".tidegate"),
+        State((state or root / ".tidegate").absolute()),
     )
 
 
@@ -192,13 +225,38 @@ def check_blueprints(project: Project) -> None:
                 message = f"no agent of this project provides {step.task}"
                 faults.append(Problem(0, f"steps.{name}.task", message))
         if faults:
-            raise InvalidDocument(path, faults)
+            raise _placed(path, faults)
 
 
 def open_project(folder: Path | None, state: Path | None = None) -> Project:
-    """The project in a folder, or the one that the current folder is in; see `load_project`."""
-    return load_project(folder or find_project(Path.cwd()), state)
+    """The project that a folder is in, by default the current one; see `load_project`."""
+    return load_project(find_project(folder or Path.cwd()), state)
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("*") if p.suffix in (".yaml", ".yml", ".toml"))
+
+
+def _taken(name: str, known: dict[str, str], field: str) -> Problem | None:
+    """What is wrong with the name of one more principal."""
+    if Principal.parse(name).team == OPERATOR.team:
+        return Problem(0, field, f"{name}: the team {OPERATOR.team} is the bus's own")
+    return Problem(0, field, f"{name} is in {known[name]} already") if name in known else None
+
+
+def _placed(path: Path, problems: Iterable[Problem]) -> InvalidDocument:
+    """Faults of a file that could be read, with the line of the field of each."""
+    from tidegate_schemas.documents.location import dotted
+    from tidegate_schemas.documents.toml import read_toml
+    from tidegate_schemas.documents.yaml import read_yaml
+
+    text = path.read_text("utf-8-sig")
+    _, places = (read_toml if path.suffix == ".toml" else read_yaml)(text, path)
+    lines = {dotted(at): line for at, line in places.items()}
+
+    def line_of(field: str) -> int:
+        while field and field not in lines:
+            field = re.sub(r"(^|\.)[^.\[]*$|\[\d+\]$", "", field)
+        return lines.get(field, 0)
+
+    return InvalidDocument(path, [replace(p, line=line_of(p.field)) for p in problems])

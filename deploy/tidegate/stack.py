@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import os
 import sys
 from collections.abc import Collection
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from tidegate_bus.accounts import REGISTRAR, configuration
 from tidegate_bus.connection import Connection, connect
@@ -15,17 +19,19 @@ from tidegate_bus.server import Server
 from tidegate_bus.topology import converge
 from tidegate_policy.bundle import load_bundle, write_bundle
 from tidegate_schemas.envelope import Envelope
-from tidegate_schemas.errors import InvalidInput, Unavailable
+from tidegate_schemas.errors import InvalidInput, TidegateError, Unavailable
+from tidegate_schemas.manifest import Manifest
 from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import AGENT_REGISTER, OPERATOR
 
 from .child import Child, OnLine
 from .processes import running
-from .project import Project, check_blueprints
+from .project import Project, State, check_blueprints
 
 _POLL_SECONDS = 0.02
 _GRACE_SECONDS = 5.0
 _READY_SECONDS = 60.0
+_AGAIN_SECONDS = 1.0
 
 
 def _ignore(name: str, line: str) -> None:
@@ -50,12 +56,13 @@ class Stack:
     ) -> None:
         self.project = project
         self._on_line = on_line
+        self._lock: TextIO | None = None
         self._server: Server | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._gateway = self._child("gateway", "gateway")
         self._coordinator = self._child("coordinator", "coordinator")
         self._workers = [
-            self._child(str(m.principal), "agent", "run", m.run)
+            self._child(str(m.principal), "agent", "run", str(m.principal))
             for m in project.manifests
             if agents is None or str(m.principal) in agents
         ]
@@ -81,27 +88,33 @@ class Stack:
             TopologyDrift: the ledger stream is not what it should be.
         """
         state = self.project.state
-        if others := running(state):
-            raise InvalidInput(
-                f"a stack runs here already (pid {others[0].pid} is {others[0].name})"
-            )
         check_blueprints(self.project)
         state.folder.mkdir(parents=True, exist_ok=True)
-        for stale in state.processes.glob("*.json"):
-            stale.unlink()
+        self._lock = _locked(state.folder / "lock")
+        _forget_dead(state)
         write_bundle(state.bundle, self.project.policies, self.project.roster())
         load_bundle(state.bundle)  # so that bad policy is said before anything runs
         await self._start_server(self.project.settings.server.port)
         self._keeper = asyncio.create_task(self._keep_server())
         async with await self.connect(REGISTRAR) as connection:
             await converge(connection, self.project.limits(), self.project.subscriptions())
-        for child in self.children:
-            child.start()
-        await self._until_ready()
-        await self._register_agents()
+        # Submitted first, so that the ledger knows who provides a task before a run needs it.
+        registering = asyncio.create_task(self._register_agents())
+        try:
+            for child in self.children:
+                child.start()
+            await self._until_ready(registering)
+        finally:
+            registering.cancel()
+            await asyncio.gather(registering, return_exceptions=True)
 
     async def stop(self) -> None:
-        """Drain: agents first, then coordinator and gateway, the broker last."""
+        """Drain: agents first, then coordinator and gateway, the broker last.
+
+        Does nothing to a stack that could not start because another one runs in the folder.
+        """
+        if self._lock is None:
+            return
         drains = [m.drain for m in self.project.manifests]
         grace = _GRACE_SECONDS + max(drains, default=0.0)
         await asyncio.gather(*(worker.stop(grace) for worker in self._workers))
@@ -113,6 +126,13 @@ class Stack:
         if self._server:
             await self._server.stop()
         self.project.state.address.unlink(missing_ok=True)
+        self._lock.close()
+        self._lock = None
+
+    def hurry(self) -> None:
+        """While it stops: let the agents give back what they are still working on."""
+        for worker in self._workers:
+            worker.hurry()
 
     async def connect(self, principal: Principal) -> Connection:
         """A connection as one of the project's principals."""
@@ -127,6 +147,8 @@ class Stack:
         """
         for child in self.children:
             child.check()
+        if self._keeper and self._keeper.done() and not self._keeper.cancelled():
+            raise Unavailable(f"nobody keeps the broker running: {self._keeper.exception()!r}")
 
     def _child(self, name: str, *arguments: str) -> Child:
         project = self.project
@@ -165,22 +187,27 @@ class Stack:
         while True:
             status = await self.server.wait()
             self._on_line("server", f"ended with status {status}; starting it again")
-            try:
-                await self._start_server(self.server.port)
-            except Unavailable as error:
-                self._on_line("server", str(error))
-                await asyncio.sleep(1.0)
+            while True:
+                try:
+                    await self._start_server(self.server.port)
+                    break
+                except (TidegateError, OSError) as error:
+                    self._on_line("server", str(error))
+                    await asyncio.sleep(_AGAIN_SECONDS)
 
-    async def _until_ready(self) -> None:
+    async def _until_ready(self, registering: asyncio.Task[None]) -> None:
         missing = {child.name for child in self.children}
         try:
             async with asyncio.timeout(_READY_SECONDS):
                 while missing:
                     self.check()
+                    if registering.done():
+                        registering.result()
                     missing -= {info.name for info in running(self.project.state)}
                     await asyncio.sleep(_POLL_SECONDS)
+                await registering
         except TimeoutError:
-            names = ", ".join(sorted(missing))
+            names = ", ".join(sorted(missing)) or "the registration of the agents"
             raise Unavailable(
                 f"not ready after {_READY_SECONDS:g} s: {names}; see {self.project.state.logs}"
             ) from None
@@ -188,16 +215,12 @@ class Stack:
     async def _register_agents(self) -> None:
         """Tell the ledger who provides what. Each start of a stack is worth a record."""
         async with await Publisher.start(await self.connect(OPERATOR)) as publisher:
-            for manifest in self.project.manifests:
-                await publisher.publish(
-                    Envelope.new(
-                        AGENT_REGISTER,
-                        manifest.model_dump(mode="json"),
-                        source=f"tidegate:{OPERATOR}",
-                        kind="control",
-                        to=AGENT_REGISTER,
-                    )
+            await asyncio.gather(
+                *(
+                    publisher.publish(_registration(manifest), timeout=_READY_SECONDS)
+                    for manifest in self.project.manifests
                 )
+            )
 
     async def __aenter__(self) -> Self:
         try:
@@ -214,3 +237,44 @@ class Stack:
         traceback: TracebackType | None,
     ) -> None:
         await self.stop()
+
+
+def _registration(manifest: Manifest) -> Envelope:
+    return Envelope.new(
+        AGENT_REGISTER,
+        manifest.model_dump(mode="json"),
+        source=f"tidegate:{OPERATOR}",
+        kind="control",
+        to=AGENT_REGISTER,
+    )
+
+
+def _forget_dead(state: State) -> None:
+    """Remove what processes that were killed left behind."""
+    alive = {f"{info.name}.{info.pid}.json" for info in running(state)}
+    for path in state.processes.glob("*.json"):
+        if path.name not in alive:
+            path.unlink(missing_ok=True)
+
+
+def _locked(path: Path) -> TextIO:
+    """A file that is locked as long as it is open, so that two stacks never share a store.
+
+    Raises:
+        InvalidInput: another process has it.
+    """
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(path.open("a+"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            pid = file.read().strip()
+            raise InvalidInput(
+                f"a stack runs here already (pid {pid}), with its state in {path.parent}"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        stack.pop_all()
+        return file

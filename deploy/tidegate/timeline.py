@@ -11,9 +11,16 @@ from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidEnvelope
 from tidegate_schemas.record import Record
 from tidegate_schemas.subjects import Kind, Verdict
-from tidegate_schemas.vocabulary import DEADLETTER, RUN_FINISHED, RUN_START, RUN_TIMEOUT
+from tidegate_schemas.vocabulary import (
+    COORDINATOR,
+    DEADLETTER,
+    RUN_FINISHED,
+    RUN_START,
+    RUN_TIMEOUT,
+)
 
 _MOST = 160
+_SHORT = 60
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -36,7 +43,10 @@ def timeline_of(records: Iterable[Record], correlation: str) -> list[Line]:
     lines: list[Line] = []
     steps: dict[str, str] = {}
     for record in records:
-        message = record.message()
+        try:
+            message = record.message()
+        except InvalidEnvelope:  # of another version of the format
+            continue
         if message is None or correlation not in (message.correlationid, message.id):
             continue
         if record.kind is Kind.TASK and message.stepid:
@@ -67,7 +77,7 @@ def _sentence(record: Record, message: Envelope, steps: dict[str, str]) -> str:
 def _what(record: Record, message: Envelope, steps: dict[str, str]) -> str:
     data = _brief(message)
     match record.kind:
-        case Kind.EVENT if message.type == RUN_FINISHED:
+        case Kind.EVENT if record.to == RUN_FINISHED and record.by == str(COORDINATOR):
             return f"{record.by} ends run {message.runid}{_end(message)}"
         case Kind.EVENT:
             return f"{record.by} reports {record.to}: {data}"
@@ -75,7 +85,7 @@ def _what(record: Record, message: Envelope, steps: dict[str, str]) -> str:
             step = f" (step {steps[message.id]})" if message.id in steps else ""
             return f"{record.by} asks for {record.to}{step}"
         case Kind.RESULT if message.type == DEADLETTER:
-            return f"{record.by} gives up{_of(message, steps)}: {data}"
+            return f"{record.by} gives up{_of(message, steps)}{_why(message)}"
         case Kind.RESULT:
             return f"{record.by} answers{_of(message, steps)}: {data}"
         case Kind.CONTROL if record.to == RUN_START:
@@ -92,8 +102,18 @@ def _end(message: Envelope) -> str:
         end = message.payload(_RunEnd)
     except InvalidEnvelope:
         return f": {_brief(message)}"
-    how = f" of {end.blueprint}: {end.status}"
-    return how + (f", {end.error}" if end.error else f", output {_flat(end.output)}"[:_MOST])
+    what = end.error or f"output {_flat(end.output)}"
+    return f" of {end.blueprint}: {end.status}, {_cut(what, _MOST)}"
+
+
+def _why(message: Envelope) -> str:
+    """Why nobody could give a result."""
+    try:
+        letter = message.payload(_DeadLetter)
+    except InvalidEnvelope:
+        return f": {_brief(message)}"
+    after = f" after {letter.attempts} attempts" if letter.attempts > 1 else ""
+    return f"{after}: {_cut(letter.error, _MOST)}"
 
 
 class _RunEnd(msgspec.Struct):
@@ -101,6 +121,11 @@ class _RunEnd(msgspec.Struct):
     status: str
     output: Any = None
     error: str | None = None
+
+
+class _DeadLetter(msgspec.Struct):
+    error: str
+    attempts: int = 0
 
 
 def _step(message: Envelope) -> str:
@@ -119,11 +144,13 @@ def _of(message: Envelope, steps: dict[str, str]) -> str:
 
 def _brief(message: Envelope) -> str:
     """The data in one line."""
+    if message.data_base64 is not None:
+        return "(binary data)"
     try:
         text = _flat(message.payload())
     except InvalidEnvelope:
         text = "(data that is not JSON)"
-    return text if len(text) <= _MOST else text[: _MOST - 1] + "…"
+    return _cut(text, _MOST)
 
 
 def _flat(value: Any) -> str:
@@ -134,7 +161,13 @@ def _flat(value: Any) -> str:
 
 def _short(value: Any) -> str:
     if isinstance(value, str):
-        return value if len(value) <= 60 else value[:59] + "…"
+        return _cut(value, _SHORT)
     if isinstance(value, list) and len(value) > 3:  # pyright: ignore[reportUnknownArgumentType]  # any JSON
         return f"{len(value)} entries"  # pyright: ignore[reportUnknownArgumentType]  # any JSON
-    return msgspec.json.encode(value).decode()[:60]
+    return _cut(msgspec.json.encode(value).decode(), _SHORT)
+
+
+def _cut(text: str, most: int) -> str:
+    """The text in one line, and not all of it if it is long."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -3,6 +3,7 @@
 bundle      a policy bundle: Cedar policies, schema and roster, loaded or refused as a whole
 decide      the pure core: one submission in, one decision out
 window      which envelope ids were seen lately
+trimmer     what is recorded is forgotten by the ingress
 gateway     the shell: read submissions, decide, append, tell the senders
 invariants  does a ledger hold what Tidegate promises of it
 """

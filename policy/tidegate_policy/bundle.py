@@ -2,13 +2,15 @@
 
 A bundle is a folder with `*.cedar` files and a `roster.json` that names the principals. Its digest
 is SHA-256 over the lines `<sha256 of the file>  <name>`, sorted by name, of all its files and of
-the schema: the form that `sha256sum` prints.
+the schema: the form that `sha256sum` prints. Every file is read once, so what is loaded is what the
+digest stands for.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -22,8 +24,12 @@ from tidegate_schemas.subjects import Kind, Principal, check_destination
 
 SCHEMA = files("tidegate_policy").joinpath("tidegate.cedarschema").read_text("utf-8")
 ROSTER = "roster.json"
+ROLES = ("agent", "coordinator", "operator", "publisher")
 
 _ANNOTATIONS = {"id"}
+_MAX_ID = 128
+_MAX_IDS = 128 * 1024
+"""Of all ids together, in bytes: a record names every policy that decided, and must be stored."""
 _RESOURCES = {
     Kind.TASK: "Capability",
     Kind.EVENT: "Topic",
@@ -31,6 +37,13 @@ _RESOURCES = {
     Kind.CONTROL: "Command",
 }
 _MAX_REMEMBERED = 50_000
+_MAX_REMEMBERED_TEXT = 512
+"""Longest `type` and classification of a question that is remembered: a sender chooses them."""
+
+# The engine dies of its own recursion, without an error, between 500 and 1,500 of these.
+_MAX_DEPTH = 100
+_MAX_OPERATORS = 1000
+_WORD = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|[()\[\]{};]|&&|\|\||[-+*!.]|\bif\b')
 
 
 class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,9 +93,11 @@ class Bundle:
         """
         answer = self._answers.get(question)
         if answer is None:
-            if len(self._answers) >= _MAX_REMEMBERED:
-                self._answers.clear()
-            answer = self._answers[question] = self._evaluate(question)
+            answer = self._evaluate(question)
+            if len(question.type) + len(question.dataclassification or "") <= _MAX_REMEMBERED_TEXT:
+                if len(self._answers) >= _MAX_REMEMBERED:
+                    self._answers.clear()
+                self._answers[question] = answer
         return answer
 
     def _evaluate(self, question: Question) -> Answer:
@@ -99,20 +114,35 @@ class Bundle:
             "resource": {"type": _RESOURCES[question.kind], "id": question.to},
             "context": context,
         }
-        result = cedarpy.is_authorized(request, self._policies, self._entities, self._schema)
+        try:
+            result = cedarpy.is_authorized(request, self._policies, self._entities, self._schema)
+        except Exception as error:  # of foreign code, and whatever it is: nothing was permitted
+            return Answer(False, (), _one_line(error) or repr(error))
         errors = [str(error) for error in result.diagnostics.errors]
         policies = tuple(sorted(self._ids[reason] for reason in result.diagnostics.reasons))
         return Answer(result.allowed and not errors, policies, "; ".join(errors)[:300])
 
 
 def write_bundle(folder: Path, policies: Iterable[Path], roster: Iterable[Member]) -> None:
-    """Put a bundle together: copies of Cedar files, and a roster."""
+    """Put a bundle together: copies of Cedar files, and a roster.
+
+    Raises:
+        InvalidPolicy: a file would be left out of the bundle, because of its name.
+    """
+    contents: dict[str, bytes] = {}
+    for path in policies:
+        if path.suffix != ".cedar":
+            raise InvalidPolicy([f"{path}: not a *.cedar file; it would be ignored"])
+        if path.name in contents:
+            raise InvalidPolicy([f"{path}: another file of that name is in the bundle already"])
+        contents[path.name] = path.read_bytes()
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.iterdir():
         stale.unlink()
-    for path in policies:
-        (folder / path.name).write_bytes(path.read_bytes())
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
     members = sorted(roster, key=lambda member: member.principal)
+    # The roster is last: an interrupted bundle has none, and does not load.
     (folder / ROSTER).write_bytes(msgspec.json.format(msgspec.json.encode(members)) + b"\n")
 
 
@@ -121,30 +151,34 @@ def load_bundle(folder: Path) -> Bundle:
 
     Raises:
         InvalidPolicy: a file is missing or unreadable, does not parse, does not fit the schema, a
-            policy has no `@id`, shares one, or bears an annotation that nothing acts on, or the
-            roster is wrong. Every fault is named with its file.
+            policy has no `@id`, shares one, is a template, or bears an annotation that nothing
+            acts on, or the roster is wrong. Every fault is named with its file.
     """
     problems: list[str] = []
-    texts = _texts(folder)
-    if not texts:
+    paths = sorted(folder.glob("*.cedar"))
+    if not paths:
         problems.append(f"{folder}: no *.cedar file; without policies nothing may move")
+    contents = _contents([*paths, folder / ROSTER], problems)
+    listing = contents.pop(folder / ROSTER, None)
     schema = cedarpy.Schema.from_str(SCHEMA)
-    ids: dict[str, str] = {}
     named: dict[str, str] = {}
-    sources: list[str] = []
-    for path, text in texts.items():
-        problems += _faults(path, text, named)
-        sources.append(text)
-    roster = _roster(folder / ROSTER, problems)
-    entities = _entities(roster, schema, problems)
-    if problems or entities is None:
+    for path, content in contents.items():
+        problems += _faults(path, content, named)
+    size = sum(len(name.encode()) for name in named)
+    if size > _MAX_IDS:
+        problems.append(f"{folder}: the ids of its policies are {size} bytes, at most {_MAX_IDS}")
+    roster = [] if listing is None else _roster(folder / ROSTER, listing, problems)
+    entities = _entities(folder / ROSTER, roster, schema, problems)
+    if problems or entities is None or listing is None:
         raise InvalidPolicy(problems)
-    policies = cedarpy.PolicySet.from_str("\n".join(sources))
-    for positional, policy in policies.to_pst().static_policies.items():
-        ids[positional] = dict(policy.annotations)["id"]
+    policies = cedarpy.PolicySet.from_str("\n".join(c.decode() for c in contents.values()))
+    ids = {
+        positional: dict(policy.annotations)["id"]
+        for positional, policy in policies.to_pst().static_policies.items()
+    }
     capabilities = frozenset(c for member in roster for c in member.capabilities)
     return Bundle(
-        digest=_digest([*texts, folder / ROSTER]),
+        digest=_digest({path.name: content for path, content in contents.items()}, listing),
         senders=frozenset(member.principal for member in roster),
         capabilities=capabilities,
         _policies=policies,
@@ -154,25 +188,43 @@ def load_bundle(folder: Path) -> Bundle:
     )
 
 
-def _texts(folder: Path) -> dict[Path, str]:
-    try:
-        return {path: path.read_text("utf-8") for path in sorted(folder.glob("*.cedar"))}
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidPolicy([f"{folder}: {error}"]) from None
+def _contents(paths: Iterable[Path], problems: list[str]) -> dict[Path, bytes]:
+    found: dict[Path, bytes] = {}
+    for path in paths:
+        if not path.name.isprintable() or "\\" in path.name:  # sha256sum writes those differently
+            problems.append(f"{str(path)!r}: a name without control characters and backslashes")
+            continue
+        try:
+            found[path] = path.read_bytes()
+        except OSError as error:
+            problems.append(f"{path}: {error.strerror}")
+    return found
 
 
-def _faults(path: Path, text: str, named: dict[str, str]) -> Iterator[str]:
+def _faults(path: Path, content: bytes, named: dict[str, str]) -> Iterator[str]:
     """What is wrong with one file; `named` holds the ids of the files before."""
     try:
-        policies = cedarpy.PolicySet.from_str(text)
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        yield f"{path}: not UTF-8 at byte {error.start}"
+        return
+    if too_much := _too_much(text):
+        yield f"{path}: {too_much}"
+        return
+    try:
+        tree = cedarpy.PolicySet.from_str(text).to_pst()
     except ValueError as error:
         yield f"{path}: {_one_line(error)}"
         return
-    for positional, policy in sorted(policies.to_pst().static_policies.items()):
+    for positional in tree.templates:
+        yield f"{path}: {positional} is a template, and nothing fills its slots"
+    for positional, policy in tree.static_policies.items():
         annotations = dict(policy.annotations)
         name = annotations.get("id")
         if not name:
             yield f'{path}: {positional} has no @id; give it one: @id("what-it-is-for")'
+        elif len(name) > _MAX_ID or not name.isprintable():
+            yield f"{path}: @id({name[:40]!r}) is not 1 to {_MAX_ID} printable characters"
         elif name in named:
             yield f"{path}: @id({name!r}) is already in {named[name]}"
         else:
@@ -184,17 +236,41 @@ def _faults(path: Path, text: str, named: dict[str, str]) -> Iterator[str]:
         yield f"{path}: {_one_line(fault)}"
 
 
-def _roster(path: Path, problems: list[str]) -> list[Member]:
+def _too_much(text: str) -> str | None:
+    """Whether a policy is nested or chained so that reading it would end this process."""
+    depth = operators = 0
+    for word in _WORD.findall(text):
+        if word == ";":
+            depth = operators = 0
+        elif word in ")]}":
+            depth -= 1
+        elif word[0] != '"' and word[:2] != "//":
+            operators += 1
+            depth += word in "([{"
+        if depth > _MAX_DEPTH:
+            return f"a policy is nested more than {_MAX_DEPTH} deep"
+        if operators > _MAX_OPERATORS:
+            return f"a policy has more than {_MAX_OPERATORS} operators; a set may say it shorter"
+    return None
+
+
+def _roster(path: Path, content: bytes, problems: list[str]) -> list[Member]:
     try:
-        members = msgspec.json.decode(path.read_bytes(), type=list[Member])
-    except OSError as error:
-        problems.append(f"{path}: {error.strerror}")
-        return []
-    except msgspec.DecodeError as error:
+        members = msgspec.json.decode(content, type=list[Member])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         problems.append(f"{path}: {error}")
         return []
+    principals: set[str] = set()
     providers: dict[str, str] = {}
     for member in members:
+        if member.principal in principals:
+            problems.append(f"{path}: {member.principal} is listed twice")
+        principals.add(member.principal)
+        if member.role not in ROLES:
+            problems.append(
+                f"{path}: {member.principal} has the role {member.role!r}, "
+                f"which is none of {', '.join(ROLES)}"
+            )
         try:
             Principal.parse(member.principal)
             for capability in member.capabilities:
@@ -211,7 +287,7 @@ def _roster(path: Path, problems: list[str]) -> list[Member]:
 
 
 def _entities(
-    roster: list[Member], schema: cedarpy.Schema, problems: list[str]
+    path: Path, roster: list[Member], schema: cedarpy.Schema, problems: list[str]
 ) -> cedarpy.Entities | None:
     def uid(kind: str, name: str) -> dict[str, str]:
         return {"type": kind, "id": name}
@@ -236,13 +312,12 @@ def _entities(
     try:
         return cedarpy.Entities.from_json_str(msgspec.json.encode(entities).decode(), schema)
     except ValueError as error:
-        problems.append(f"{ROSTER}: {_one_line(error)}")
+        problems.append(f"{path}: {_one_line(error)}")
         return None
 
 
-def _digest(paths: Iterable[Path]) -> str:
-    named = {path.name: path.read_bytes() for path in paths}
-    named["tidegate.cedarschema"] = SCHEMA.encode()
+def _digest(policies: Mapping[str, bytes], roster: bytes) -> str:
+    named = {**policies, ROSTER: roster, "tidegate.cedarschema": SCHEMA.encode()}
     lines = (f"{hashlib.sha256(named[n]).hexdigest()}  {n}\n" for n in sorted(named))
     return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
 

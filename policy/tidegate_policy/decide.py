@@ -23,12 +23,22 @@ from tidegate_schemas.subjects import NOWHERE, Kind, Verdict
 from .bundle import Bundle, Question
 from .window import First, Window
 
+MAX_LIMIT = 512 * 1024
+"""Highest limit that can be set. The record of a message of this size is still one that the broker
+takes, also when the message could not be read and is kept as base64."""
+
+_WHITESPACE = b" \t\n\r"  # of JSON
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What the gateway takes. `envelope_bytes` is the largest envelope."""
 
     envelope_bytes: int
+
+    def __post_init__(self) -> None:
+        if self.envelope_bytes > MAX_LIMIT:
+            raise ValueError(f"envelope_bytes: at most {MAX_LIMIT}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +128,11 @@ def record(
     epoch: int,
     now: int,
 ) -> Record:
-    """The record of a decision, to be stored at `seq`."""
+    """The record of a decision, to be stored at `seq`.
+
+    It holds the envelope byte for byte, without the white space around it: that is no part of a
+    JSON value, and a reader of the record could not tell it from the record's own.
+    """
     readable = decision.envelope is not None
     keep_raw = not readable and decision.reason != Reason.OVERSIZED
     return Record(
@@ -134,7 +148,7 @@ def record(
         verdict=decision.verdict,
         why=Why(decision.policies, decision.reason, bundle.digest, (), decision.facts),
         first=decision.first.seq if decision.first else None,
-        envelope=msgspec.Raw(submission.payload) if readable else msgspec.UNSET,
+        envelope=msgspec.Raw(submission.payload.strip(_WHITESPACE)) if readable else msgspec.UNSET,
         raw=base64.b64encode(submission.payload).decode() if keep_raw else None,
     )
 

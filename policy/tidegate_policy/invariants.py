@@ -17,8 +17,8 @@ class Checker:
     """Give it every record from the first on, then read the result.
 
     Checks that sequences are without gap or repeat, that every ingress sequence has exactly one
-    record with `n = 0`, in order, that subject and record agree, that a duplicate refers to an
-    earlier record, and that every admitted task ended in a result or a dead letter.
+    record with `n = 0`, in order, that subject, record and envelope agree, that a duplicate refers
+    to an earlier record, and that every admitted task ended in a result or a dead letter.
 
     Attributes:
         violations: one line each; only the first 100 are kept.
@@ -61,12 +61,21 @@ class Checker:
             self._violation(stored.seq, f"bears the sequence {record.seq}")
         if (address.verdict, address.kind, address.to) != (record.verdict, record.kind, record.to):
             self._violation(stored.seq, f"is stored under {stored.subject}")
+        goes = (Kind.UNKNOWN, subjects.NOWHERE) if message is None else message.destination()
+        if goes != (record.kind, record.to):
+            self._violation(stored.seq, f"is a {record.kind} to {record.to}, its envelope is not")
+        if (message is None) != (record.verdict is Verdict.REJECT):
+            self._violation(stored.seq, f"is a {record.verdict}, which its envelope cannot be")
         self._check_ingress(record)
         if record.epoch < self._epoch:
             self._violation(stored.seq, f"epoch {record.epoch} after {self._epoch}")
         self._epoch = record.epoch
         duplicate = record.verdict is Verdict.DUPLICATE
-        if duplicate != (record.first is not None) or (record.first or 0) >= record.seq:
+        if record.first is None:
+            pointed = not duplicate
+        else:
+            pointed = duplicate and 1 <= record.first < record.seq
+        if not pointed:
             self._violation(stored.seq, f"{record.verdict} refers to {record.first}")
         if message is not None and record.verdict is Verdict.ALLOW:
             if record.kind is Kind.TASK:

@@ -47,11 +47,13 @@ class Window:
             del seen[key]
         seen[key] = first
         horizon = first.time - self._ns
-        while len(seen) > self._entries or next(iter(seen.values())).time <= horizon:
+        while seen and (len(seen) > self._entries or next(iter(seen.values())).time <= horizon):
             seen.popitem(last=False)
 
     def add_record(self, record: Record, envelope_id: str, time: int) -> None:
-        """Remember what a record says."""
+        """Remember what a record says. That it repeats another one is not remembered."""
+        if record.verdict is Verdict.DUPLICATE:
+            return
         why = record.why
         first = First(record.seq, time, record.verdict, why.reason, why.policies)
         self.add(record.by, envelope_id, first)

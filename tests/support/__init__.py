@@ -2,7 +2,33 @@
 
 from tidegate_schemas.vocabulary import OPERATOR
 
-from .broker import AGENT, OTHER, PUBLISHER, Broker, running_broker
+from .broker import (
+    ADMIN,
+    AGENT,
+    CAPABILITY,
+    INTRUDER,
+    LIMITS,
+    OTHER,
+    PUBLISHER,
+    TOPIC,
+    Broker,
+    running_broker,
+)
+from .raw import Raw
 from .waiting import until
 
-__all__ = ["AGENT", "OPERATOR", "OTHER", "PUBLISHER", "Broker", "running_broker", "until"]
+__all__ = [
+    "ADMIN",
+    "AGENT",
+    "CAPABILITY",
+    "INTRUDER",
+    "LIMITS",
+    "OPERATOR",
+    "OTHER",
+    "PUBLISHER",
+    "TOPIC",
+    "Broker",
+    "Raw",
+    "running_broker",
+    "until",
+]

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import json
+import os
+import signal
 from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
 
 from tidegate_bus import topology
 from tidegate_bus.accounts import GATEWAY, REGISTRAR, Identity, Role, configuration
@@ -21,12 +28,24 @@ from tidegate_policy.bundle import Member, load_bundle, write_bundle
 from tidegate_policy.decide import Limits
 from tidegate_policy.gateway import Gateway, GatewaySettings
 from tidegate_schemas.record import Record
-from tidegate_schemas.subjects import Principal
+from tidegate_schemas.subjects import Principal, stream_info
 from tidegate_schemas.vocabulary import COORDINATOR, OPERATOR
+
+from .waiting import until
+
+if TYPE_CHECKING:
+    from .container import ContainerServer
+
+IN_CONTAINER = os.environ.get("TIDEGATE_TEST_SERVER") == "docker"
+"""Whether the tests use containers instead of the nats-server of the wheel."""
 
 AGENT = Principal("team", "agent")
 OTHER = Principal("team", "other")
 PUBLISHER = Principal("outside", "source")
+ADMIN = Principal("test", "admin")
+"""May do everything in the account BUS. No product configuration has such a user."""
+INTRUDER = Principal("test", "intruder")
+"""May do everything in the account AGENTS, which is more than any agent may."""
 CAPABILITY = "work.do"
 TOPIC = "thing.happened"
 
@@ -56,16 +75,46 @@ LIMITS = StreamLimits(ledger_bytes=2**30, ingress_bytes=2**28, backlog=100_000)
 class Broker:
     """A running broker; make one with `running_broker`."""
 
-    def __init__(self, server: Server, keyring: Keyring, folder: Path) -> None:
-        self.server = server
+    def __init__(self, server: Server | ContainerServer, keyring: Keyring, folder: Path) -> None:
+        self._server = server
         self.keyring = keyring
         self.folder = folder
         self._stack = contextlib.AsyncExitStack()
 
     @property
+    def server(self) -> Server:
+        """Its process. A test that asks for it is skipped where the broker is in a container."""
+        if not isinstance(self._server, Server):
+            pytest.skip("needs the process of the broker, which runs in a container")
+        return self._server
+
+    @property
     def url(self) -> str:
         """Where it listens."""
-        return self.server.url
+        return self._server.url
+
+    async def kill(self) -> None:
+        """Kill its process, as a crash would."""
+        os.kill(self.server.pid, signal.SIGKILL)
+        await self.server.wait()
+
+    async def restart(self) -> None:
+        """Start it again, on the same port and store, after `kill`."""
+        configure(self.folder, self.keyring, self.server.port)
+        self._server = await Server.start(self.folder / "nats.conf", self.server.log)
+
+    @contextlib.asynccontextmanager
+    async def paused(self) -> AsyncGenerator[None]:
+        """Its process stands still: connections stay and nothing is answered."""
+        pid = self.server.pid
+        stat = Path(f"/proc/{pid}/stat")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            await until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # it may have been killed meanwhile
+                os.kill(pid, signal.SIGCONT)
 
     async def connect(self, principal: Principal) -> Connection:
         """A connection that ends with the broker."""
@@ -83,6 +132,26 @@ class Broker:
     async def records(self) -> list[Record]:
         """The whole ledger."""
         return [stored.record() async for stored in (await self.reader()).read()]
+
+    async def stored(self, stream: str) -> list[tuple[str, bytes]]:
+        """Subject and payload of every message of a stream, as the broker stores them."""
+        admin = await self.connect(ADMIN)
+        state = await admin.stream_state(stream)
+        found: list[tuple[str, bytes]] = []
+        for seq in range(max(state.first_seq, 1), state.last_seq + 1):
+            message = (await admin.api(f"$JS.API.STREAM.MSG.GET.{stream}", {"seq": seq}))["message"]
+            found.append((message["subject"], base64.b64decode(message.get("data", ""))))
+        return found
+
+    async def delete(self, stream: str, seq: int) -> None:
+        """Lose a message of a stream that may be changed."""
+        admin = await self.connect(ADMIN)
+        await admin.api(f"$JS.API.STREAM.MSG.DELETE.{stream}", {"seq": seq})
+
+    async def length(self, stream: str) -> int:
+        """Last sequence of a stream."""
+        info = await (await self.connect(ADMIN)).api(stream_info(stream))
+        return int(info["state"]["last_seq"])
 
     async def converge(self, *subscriptions: Subscription) -> None:
         """Create the streams, and consumers for these."""
@@ -116,25 +185,51 @@ class Broker:
                 await asyncio.gather(task, return_exceptions=True)
 
     async def close(self) -> None:
-        """Close what was opened."""
+        """Close what was opened and stop it."""
         await self._stack.aclose()
+        await self._server.stop()
+
+
+def configure(folder: Path, keyring: Keyring, port: int = -1) -> Path:
+    """Write the product's configuration, and the two users of the tests into it."""
+    identities = [Identity(who, role, keyring.ensure(who)) for who, role in ROLES.items()]
+    if IN_CONTAINER:
+        from .container import EVERYWHERE, PORT, STORE
+
+        text = configuration(identities, store=STORE, store_bytes=2**32, host=EVERYWHERE, port=PORT)
+    else:
+        store = folder / "jetstream"
+        text = configuration(identities, store=store, store_bytes=2**32, port=port)
+    document = json.loads(text)
+    for account, who in (("BUS", ADMIN), ("AGENTS", INTRUDER)):
+        document["accounts"][account]["users"].append({"nkey": keyring.ensure(who)})
+    file = folder / "nats.conf"
+    file.write_text(json.dumps(document, ensure_ascii=False))
+    return file
 
 
 @contextlib.asynccontextmanager
 async def running_broker(folder: Path, *, streams: bool = True) -> AsyncGenerator[Broker]:
-    """A broker with its store in `folder`; with `streams`, the topology is there already."""
+    """A broker with its store in `folder`; with `streams`, the topology is there already.
+
+    It is the nats-server of the wheel, or with `TIDEGATE_TEST_SERVER=docker` a container.
+    """
     keyring = Keyring(folder / "keys")
-    identities = [Identity(who, role, keyring.ensure(who)) for who, role in ROLES.items()]
-    file = folder / "nats.conf"
-    file.write_text(configuration(identities, store=folder / "jetstream", store_bytes=2**32))
-    async with await Server.start(file, folder / "server.log") as server:
-        broker = Broker(server, keyring, folder)
-        try:
-            if streams:
-                await broker.converge(
-                    Subscription(AGENT, (CAPABILITY,), (), 2.0),
-                    Subscription(OTHER, (), (TOPIC,), 2.0),
-                )
-            yield broker
-        finally:
-            await broker.close()
+    file = configure(folder, keyring)
+    server: Server | ContainerServer
+    if IN_CONTAINER:
+        from .container import ContainerServer
+
+        server = await ContainerServer.start(file)
+    else:
+        server = await Server.start(file, folder / "server.log")
+    broker = Broker(server, keyring, folder)
+    try:
+        if streams:
+            await broker.converge(
+                Subscription(AGENT, (CAPABILITY,), (), 2.0),
+                Subscription(OTHER, (), (TOPIC,), 2.0),
+            )
+        yield broker
+    finally:
+        await broker.close()

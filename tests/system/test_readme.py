@@ -103,9 +103,9 @@ def test_the_project_tour_goes_as_shown(tmp_path: Path) -> None:
             if command.startswith("cd "):
                 folder /= command.removeprefix("cd ")
             elif command == "tidegate up":
-                with log.open("w") as output:
+                with log.open("w") as lines:
                     up = subprocess.Popen(
-                        [TIDEGATE, "up"], cwd=folder, stderr=output, env=ENVIRONMENT, text=True
+                        [TIDEGATE, "up"], cwd=folder, stderr=lines, env=ENVIRONMENT, text=True
                     )
                 asyncio.run(until(lambda: "Ctrl-C stops" in log.read_text(), seconds=60))
                 _assert_shows(expected, log.read_text())

@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import importlib
 import sys
+from io import TextIOWrapper
 from typing import Any
 
 import typer
-from rich.markup import escape
 from typer.core import TyperGroup
 
 from tidegate_schemas.errors import (
     Denied,
     InvalidInput,
     LedgerError,
+    NotConnected,
     Refused,
     TidegateError,
     Unavailable,
     first_error,
 )
 
-from .console import err, group, print_json
+from .console import clean, err, group, print_json
 
 _COMMANDS = {
     "demo": "demo",
@@ -51,6 +52,12 @@ class _Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(_COMMANDS)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in _COMMANDS:
@@ -100,10 +107,15 @@ def exit_status(error: TidegateError) -> int:
 
 def main() -> int:
     """Run the command line; the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # whatever somebody wrote, it can be shown
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
-    except (TidegateError, BaseExceptionGroup) as error:
+    except (TidegateError, OSError, BaseExceptionGroup) as error:
         first = first_error(error)
+        if isinstance(first, OSError):
+            first = _Failed(f"{first.filename}: {first.strerror}" if first.filename else str(first))
         if not isinstance(first, TidegateError):
             raise
         return _report(first)
@@ -112,20 +124,30 @@ def main() -> int:
     return 0
 
 
+class _Failed(TidegateError):
+    """The operating system did not let us."""
+
+
 def _report(error: TidegateError) -> int:
     status = exit_status(error)
     if "--json" in sys.argv:
-        body: dict[str, object] = {"type": type(error).__name__, "message": str(error)}
+        body: dict[str, object] = {
+            "type": type(error).__name__.lstrip("_"),
+            "message": str(error),
+            "retryable": error.retryable,
+        }
         if isinstance(error, Refused):
-            body |= {"reason": error.reason, "seq": error.seq}
+            body |= {"reason": error.reason, "detail": error.detail, "seq": error.seq}
         if isinstance(error, Denied):
             body["policies"] = error.policies
-        print_json({"error": body | {"retryable": error.retryable}})
+        print_json({"error": body})
         return status
     head = "error"
     if isinstance(error, Refused):
         by = ", ".join(error.policies) if isinstance(error, Denied) else ""
         word = "denied" if isinstance(error, Denied) else "rejected"
         head = f"{word} by policy {by}:" if by else f"{word}:"
-    err.print(f"[red]{escape(head)}[/red] {escape(str(error))}")
+    err.print(f"[red]{clean(head)}[/red] {clean(str(error))}")
+    if isinstance(error, NotConnected):
+        err.print("is the stack running? `tidegate up` starts it, `tidegate doctor` looks into it")
     return status

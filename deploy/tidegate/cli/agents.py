@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tidegate.bus import Bus
-from tidegate.processes import address, running
-from tidegate.project import Project, open_project
+from tidegate.processes import running
+from tidegate.project import Project, address, open_project
 from tidegate_bus.accounts import REGISTRAR
 from tidegate_bus.connection import connect
 from tidegate_schemas import subjects
@@ -29,7 +29,10 @@ app.command("run")(process.worker)
 def list_(
     project: ProjectOption = None, state: StateOption = None, as_json: JsonOption = False
 ) -> None:
-    """List the project's agents: workers, what waits for them, what became of their work."""
+    """List the project's agents.
+
+    How many workers each has, what waits for them, and what became of their work.
+    """
     here = open_project(project, state)
     rows = run(_list(here, project, state))
     if as_json:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
 from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import structlog
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 T = TypeVar("T")
@@ -53,6 +56,11 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
+def clean(text: str) -> str:
+    """Text that somebody else wrote, fit for a terminal: neither markup nor control characters."""
+    return escape("".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text))
+
+
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
     """A table of text; None is shown as a dash."""
     made = Table(title=title or None, title_justify="left", header_style="bold")
@@ -63,14 +71,22 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> 
     return made
 
 
-def verdict(name: str) -> str:
-    """A verdict in its colour, as markup."""
+def verdict(name: str, width: int = 0) -> str:
+    """A verdict in its colour, as markup; filled up to a width."""
     style = VERDICT_STYLES.get(name, "default")
-    return f"[{style}]{name}[/{style}]"
+    return f"[{style}]{name:<{width}}[/{style}]"
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's coroutine; Ctrl-C cancels it and cleans up."""
+    """Run a command's coroutine; Ctrl-C cancels it and cleans up. Logs go to stderr."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         return runner.run(work)
 

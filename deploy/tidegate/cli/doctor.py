@@ -10,11 +10,10 @@ from typing import Any
 
 import msgspec
 import typer
-from rich.markup import escape
 
 from tidegate.bus import Bus
-from tidegate.processes import address, running
-from tidegate.project import Project, check_blueprints, open_project
+from tidegate.processes import running
+from tidegate.project import Project, address, check_blueprints, open_project
 from tidegate_bus.accounts import REGISTRAR
 from tidegate_bus.connection import connect
 from tidegate_bus.server import find_server
@@ -22,10 +21,10 @@ from tidegate_bus.topology import drift
 from tidegate_policy.bundle import load_bundle
 from tidegate_policy.invariants import Checker
 from tidegate_schemas import subjects
-from tidegate_schemas.errors import TidegateError
+from tidegate_schemas.errors import LedgerError, TidegateError
 from tidegate_schemas.vocabulary import OPERATOR
 
-from .console import JsonOption, ProjectOption, StateOption, out, print_json, run, table
+from .console import JsonOption, ProjectOption, StateOption, clean, out, print_json, run, table
 
 _MARKS = {
     "ok": "[green]ok[/green]",
@@ -37,15 +36,16 @@ _MARKS = {
 def doctor(
     project: ProjectOption = None, state: StateOption = None, as_json: JsonOption = False
 ) -> None:
-    """Check this machine, the project, the running stack and the whole ledger.
+    """Check whether everything is as it should be.
 
-    Exit status 1 when a check fails.
+    This machine, the project, the running stack and the whole ledger. Exit status 1 when a check
+    fails.
     """
     findings = run(_examine(project, state))
     if as_json:
         print_json([msgspec.to_builtins(finding) for finding in findings])
     else:
-        rows = ((f.check, _MARKS[f.status], escape(f.detail)) for f in findings)
+        rows = ((f.check, _MARKS[f.status], clean(f.detail)) for f in findings)
         out.print(table("", ("check", "", "finding"), rows))
     if any(finding.status == "failed" for finding in findings):
         raise typer.Exit(1)
@@ -112,8 +112,12 @@ async def _examine_stack(
         ingress = await connection.stream_state(subjects.ingress_stream(0))
     checker = Checker()
     async with await Bus.of_project(str(OPERATOR), folder, state) as bus:
-        async for stored in bus.ledger.read():
-            checker.add(stored)
+        try:
+            async for stored in bus.ledger.read():
+                checker.add(stored)
+        except LedgerError as error:
+            yield Finding("ledger", "failed", str(error))
+            return
     broken = checker.finish(quiet=False)
     if checker.last_ingress < ingress.last_seq and not broken:
         behind = ingress.last_seq - checker.last_ingress
@@ -133,5 +137,8 @@ def _health(port: int) -> tuple[bool, str]:
 
 
 def _facts(body: bytes) -> str:
-    facts = msgspec.json.decode(body, type=dict[str, Any])
+    try:
+        facts = msgspec.json.decode(body, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return "answers what is no health report"
     return ", ".join(f"{key} {value}" for key, value in facts.items() if key != "bundle")

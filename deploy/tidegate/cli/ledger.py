@@ -9,7 +9,6 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.markup import escape
 
 from tidegate.bus import Bus
 from tidegate.timeline import Line, timeline_of
@@ -18,9 +17,21 @@ from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.vocabulary import OPERATOR
 
-from .console import JsonOption, ProjectOption, StateOption, group, out, print_json, run, verdict
+from .console import (
+    JsonOption,
+    ProjectOption,
+    StateOption,
+    clean,
+    group,
+    out,
+    print_json,
+    run,
+    verdict,
+)
 
 app = group("Read the ledger.")
+
+_WIDTH = 9  # of the longest verdict
 
 
 @app.command()
@@ -48,8 +59,9 @@ def show(
     seq: Annotated[int, typer.Argument(min=1, help="Ledger sequence.")],
     project: ProjectOption = None,
     state: StateOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Show one record whole, as JSON."""
+    """Show one record whole, which is JSON anyway."""
 
     async def work() -> StoredRecord | None:
         async with _reader(project, state) as reader:
@@ -72,7 +84,10 @@ def timeline(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell the story of one correlation id, from what began it to how it ended."""
+    """Tell the story of one correlation id.
+
+    From what began it to how it ended, one line a record.
+    """
 
     async def work() -> list[Line]:
         async with _reader(project, state) as reader:
@@ -86,11 +101,11 @@ def timeline(
         print_json(msgspec.to_builtins(found))
         return
     first = parse_rfc3339(found[0].time)
-    out.print(f"{found[0].time[:19].replace('T', ' ')} UTC  {escape(correlation)}\n")
+    out.print(f"{found[0].time[:19].replace('T', ' ')} UTC  {clean(correlation)}\n")
     for line in found:
         after = (parse_rfc3339(line.time) - first) / 1e6
         head = f"[bright_black]{line.seq:>7} {after:>9,.1f} ms[/bright_black]"
-        out.print(f"{head}  {verdict(line.verdict):<18} {escape(line.text)}", highlight=False)
+        out.print(f"{head}  {verdict(line.verdict, _WIDTH)} {clean(line.text)}", highlight=False)
 
 
 class _Reading:
@@ -120,7 +135,7 @@ def _print_line(stored: StoredRecord, as_json: bool) -> None:
     why = ", ".join(record.why.policies) or record.why.reason
     out.print(
         f"[bright_black]{record.seq:>7} {record.time[11:23]}[/bright_black]  "
-        f"{verdict(record.verdict):<18} {record.kind:<8} {escape(record.by)} → "
-        f"{escape(record.to)}  [bright_black]{escape(why)}[/bright_black]",
+        f"{verdict(record.verdict, _WIDTH)} {record.kind:<8} {clean(record.by)} → "
+        f"{clean(record.to)}  [bright_black]{clean(why)}[/bright_black]",
         highlight=False,
     )

@@ -26,11 +26,18 @@ def coordinator(project: ProjectOption = None, state: StateOption = None) -> Non
 
 def worker(
     reference: Annotated[
-        str, typer.Argument(metavar="MODULE:AGENT", help="As `run` in the agent's manifest.")
+        str,
+        typer.Argument(
+            metavar="MODULE:AGENT",
+            help="As `run` in the agent's manifest; or TEAM.NAME, where several run the same code.",
+        ),
     ],
     project: ProjectOption = None,
     state: StateOption = None,
 ) -> None:
-    """Run a worker of an agent until SIGTERM, then drain. Start as many as you like."""
+    """Run a worker of an agent. Start as many as you like.
+
+    SIGTERM drains; a second one gives back at once what is being worked on.
+    """
     work = processes.worker(open_project(project, state), reference)
     raise typer.Exit(processes.run_process(work, reference))

@@ -11,7 +11,8 @@ import msgspec
 import typer
 
 from tidegate.bus import Bus
-from tidegate_schemas.envelope import MAX_ENVELOPE_BYTES, Envelope, decode
+from tidegate_bus.accounts import MAX_PAYLOAD
+from tidegate_schemas.envelope import Envelope, decode, encode
 from tidegate_schemas.errors import InvalidEnvelope, InvalidInput
 from tidegate_schemas.record import Receipt
 from tidegate_schemas.vocabulary import OPERATOR
@@ -44,7 +45,9 @@ def publish(
         str, typer.Option(help="URI reference of where it comes from.")
     ] = "tidegate:cli",
     principal: AsOption = str(OPERATOR),
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the receipt.")] = 30.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=86_400, help="Seconds to wait for the receipt.")
+    ] = 30.0,
     project: ProjectOption = None,
     state: StateOption = None,
     as_json: JsonOption = False,
@@ -54,12 +57,12 @@ def publish(
     Exit status 3 when it is refused; then the policy that decided is named.
     """
     if (type is None) == (envelope is None):
-        raise typer.BadParameter("give either a TYPE or --envelope FILE")
+        raise InvalidInput("give either a TYPE or --envelope FILE; see tidegate publish --help")
     if envelope is not None:
         name, text = _text("@" + envelope if envelope != "-" else "-", "envelope")
         _check_json(name, text)
         try:
-            message = decode(text.encode(), limit=MAX_ENVELOPE_BYTES)
+            message = decode(text.encode(), limit=None)  # how large it may be, the gateway knows
         except InvalidEnvelope as error:
             raise InvalidInput(f"{name}: {error}") from None
     else:
@@ -67,6 +70,8 @@ def publish(
         attributes: dict[str, Any] = {"kind": kind, "to": to, "correlationid": correlation}
         raw = msgspec.Raw(json_argument(data, "data"))
         message = Envelope.new(type, raw, id=id, source=source, **attributes)
+    if (size := len(encode(message))) > MAX_PAYLOAD:
+        raise InvalidInput(f"{size} bytes, the broker takes {MAX_PAYLOAD} at most")
     receipt = run(_publish(message, principal, timeout, project, state))
     if as_json:
         print_json(msgspec.to_builtins(receipt))
@@ -97,15 +102,19 @@ def json_argument(argument: str, what: str) -> bytes:
 
 def _text(argument: str, what: str) -> tuple[str, str]:
     """Name and text of a JSON argument."""
+    name = what
     try:
         if argument == "-":
-            return "standard input", sys.stdin.read()
+            name = "standard input"
+            return name, sys.stdin.buffer.read().decode()
         if argument.startswith("@"):
-            return argument[1:], Path(argument[1:]).read_text("utf-8")
+            name = argument[1:]
+            return name, Path(name).read_text("utf-8")
+        argument.encode()  # what the shell gave us need not be text
     except OSError as error:
-        raise InvalidInput(f"{argument.removeprefix('@')}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{argument.removeprefix('@')}: not UTF-8: {error.reason}") from None
+        raise InvalidInput(f"{name}: {error.strerror}") from None
+    except UnicodeError as error:
+        raise InvalidInput(f"{name}: not UTF-8: {getattr(error, 'reason', error)}") from None
     return what, argument
 
 
@@ -118,10 +127,11 @@ def _check_json(name: str, text: str) -> None:
     try:
         json.loads(text)
     except json.JSONDecodeError as error:
-        lines = text.splitlines() or [""]
-        line = lines[min(error.lineno, len(lines)) - 1]
+        # Lines as JSON has them, not `splitlines`, which knows more ends of lines than these.
+        line = text.split("\n")[error.lineno - 1].rstrip("\r")
         start = max(0, error.colno - 40)
-        shown, mark = line[start : start + 80], " " * (error.colno - 1 - start) + "^"
+        shown = "".join(c if c.isprintable() else " " for c in line[start : start + 80])
+        mark = " " * (error.colno - 1 - start) + "^"
         raise InvalidInput(
             f"{name}:{error.lineno}:{error.colno}: malformed JSON: {error.msg}\n  {shown}\n  {mark}"
         ) from None

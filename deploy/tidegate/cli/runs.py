@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.markup import escape
 
 from tidegate.bus import Bus
-from tidegate_agents.fold import Fold, run_id
+from tidegate_agents.fold import Fold
 from tidegate_agents.run import Run
 from tidegate_schemas import vocabulary
 from tidegate_schemas.clock import rfc3339
@@ -23,6 +23,7 @@ from .console import (
     JsonOption,
     ProjectOption,
     StateOption,
+    clean,
     group,
     out,
     print_json,
@@ -49,7 +50,10 @@ def start(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Start a run of a blueprint. With --wait, exit status 1 when it does not succeed."""
+    """Start a run of a blueprint.
+
+    With --wait, exit status 1 when it does not succeed.
+    """
     given = msgspec.json.decode(json_argument(input, "input"))
     found = run(_start(blueprint, given, wait, correlation, principal, project, state))
     if as_json:
@@ -71,6 +75,9 @@ def list_(
     if as_json:
         print_json(runs)
         return
+    if not runs:
+        out.print("no runs yet; `tidegate run start BLUEPRINT` starts one")
+        return
     rows = (
         (
             r["id"],
@@ -79,7 +86,7 @@ def list_(
             r["started"][:19].replace("T", " "),
             f"{sum(s['status'] in ('succeeded', 'skipped') for s in r['steps'].values())}"
             f"/{len(r['steps'])}",
-            escape(r["correlation"]),
+            clean(r["correlation"]),
         )
         for r in runs
     )
@@ -125,19 +132,27 @@ async def _start(
         to=vocabulary.RUN_START,
         correlationid=correlation,
     )
-    async with await Bus.of_project(principal, project, state) as bus:
-        fold = Fold(vocabulary.COORDINATOR, keep_ended=True)
-        async for record in bus.records():
+    async with contextlib.AsyncExitStack() as stack:
+        operator = await Bus.of_project(str(vocabulary.OPERATOR), project, state)
+        await stack.enter_async_context(operator)
+        sender = operator
+        if principal != str(vocabulary.OPERATOR):  # may submit, need not be allowed to read
+            sender = await Bus.of_project(principal, project, state)
+            await stack.enter_async_context(sender)
+        fold, seq = Fold(vocabulary.COORDINATOR, keep_ended=True), 0
+        async for record in operator.records():
             fold.apply(record)
-        active = fold.active.get(blueprint)
-        if active is None:
+            seq = record.seq
+        if blueprint not in fold.active:
             known = ", ".join(sorted(fold.active)) or "none"
             raise InvalidInput(f"no blueprint {blueprint!r} is registered; registered: {known}")
-        receipt = await bus.publish(envelope)
-        name = run_id(active.digest, principal, envelope.id)
-        async for record in bus.records(receipt.seq, follow=True):
-            fold.apply(record)
-            if name in fold.runs and (not wait or fold.runs[name].announced):
+        receipt = await sender.publish(envelope)
+        name = ""
+        async for record in operator.records(seq + 1, follow=True):
+            changed = fold.apply(record)
+            if record.seq == receipt.seq:
+                (name,) = changed
+            if name and (not wait or fold.runs[name].announced):
                 break
         return _as_dict(fold.runs[name])
 
@@ -184,9 +199,9 @@ def _as_dict(found: Run) -> dict[str, Any]:
 def _print_run(found: dict[str, Any]) -> None:
     out.print(
         f"run [bold]{found['id']}[/bold] of {found['blueprint']}: {_styled(found['status'])}"
-        f"{'; ' + escape(found['error']) if found['error'] else ''}"
+        f"{'; ' + clean(found['error']) if found['error'] else ''}"
     )
-    out.print(f"correlation {escape(found['correlation'])}, started {found['started'][:19]}Z")
+    out.print(f"correlation {clean(found['correlation'])}, started {found['started'][:19]}Z")
     rows: list[tuple[Any, ...]] = []
     for name, step in found["steps"].items():
         units = step["units"]
@@ -197,12 +212,12 @@ def _print_run(found: dict[str, Any]) -> None:
                 sum(u["phase"] == "done" for u in units) if units else None,
                 len(units) or None,
                 max((u["attempt"] for u in units), default=None),
-                escape(step["error"] or msgspec.json.encode(step["output"]).decode())[:120],
+                clean(step["error"] or msgspec.json.encode(step["output"]).decode())[:120],
             )
         )
     out.print(table("", ("step", "status", "done", "of", "attempts", "output"), rows))
     if found["output"] is not None:
-        out.print("output", escape(msgspec.json.encode(found["output"]).decode()))
+        out.print("output", clean(msgspec.json.encode(found["output"]).decode()))
 
 
 def _styled(status: str) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.export import FORMATS, json_schema
 
 from .console import out, print_json
@@ -20,5 +21,5 @@ def schema(
             out.print(known)
         return
     if name not in FORMATS:
-        raise typer.BadParameter(f"{name!r}; known: {', '.join(sorted(FORMATS))}")
+        raise InvalidInput(f"no format {name!r}; known: {', '.join(sorted(FORMATS))}")
     print_json(json_schema(name))

@@ -8,15 +8,15 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.markup import escape
 
 from tidegate.project import Project, open_project
 from tidegate.stack import Stack
 
-from .console import ProjectOption, StateOption, err, run
+from .console import ProjectOption, StateOption, clean, err, run
 
 _COLOURS = ("cyan", "magenta", "blue", "yellow", "green", "bright_cyan", "bright_magenta")
 _CHECK_SECONDS = 0.5
+_LONGEST = 4000
 _LEVELS = {"warning": "yellow", "error": "red", "critical": "red"}
 
 
@@ -27,7 +27,11 @@ def up(
         bool, typer.Option("--quiet", "-q", help="Show only what goes wrong.")
     ] = False,
 ) -> None:
-    """Run the project here: broker, gateway, coordinator and its agents. Ctrl-C drains."""
+    """Run the project here.
+
+    Broker, gateway, coordinator and agents, each a process. Ctrl-C drains: agents finish what they
+    are working on, within the time their manifests allow. Ctrl-C once more makes them give it back.
+    """
     run(_up(open_project(project, state), quiet))
 
 
@@ -38,10 +42,11 @@ async def _up(project: Project, quiet: bool) -> None:
         loop.add_signal_handler(number, stop.set)
     printer = LinePrinter(quiet)
     began = loop.time()
-    err.print(f"starting [bold]{escape(project.settings.project)}[/bold]")
+    err.print(f"starting [bold]{clean(project.settings.project)}[/bold]")
     starting = asyncio.create_task(_started(Stack(project, on_line=printer)))
     interrupted = asyncio.create_task(stop.wait())
     await asyncio.wait({starting, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+    interrupted.cancel()
     if not starting.done():
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
@@ -60,11 +65,17 @@ async def _up(project: Project, quiet: bool) -> None:
                     await stop.wait()
             except TimeoutError:
                 continue
-        err.print("draining")
+        err.print("draining; Ctrl-C again does not wait for what the agents are working on")
     finally:
-        interrupted.cancel()
-        await stack.stop()
-    err.print("stopped; the ledger stays in", str(project.state.folder))
+        stop.clear()
+        again = asyncio.create_task(stop.wait())
+        stopping = asyncio.create_task(stack.stop())
+        await asyncio.wait({stopping, again}, return_when=asyncio.FIRST_COMPLETED)
+        if again.done():
+            stack.hurry()
+        again.cancel()
+        await stopping
+    err.print("stopped; the ledger stays in", clean(str(project.state.folder)))
 
 
 async def _started(stack: Stack) -> Stack:
@@ -93,7 +104,7 @@ class LinePrinter:
         try:
             entry = msgspec.json.decode(line, type=dict[str, Any])
         except msgspec.DecodeError:
-            text = escape(line)
+            text = clean(line if len(line) <= _LONGEST else line[:_LONGEST] + " …")
         else:
             level = str(entry.pop("level", "info"))
             if self._quiet and level not in _LEVELS:
@@ -103,9 +114,9 @@ class LinePrinter:
                 entry.pop(noise, None)
             facts = " ".join(f"{key}={_value(value)}" for key, value in entry.items())
             style = _LEVELS.get(level)
-            text = f"{escape(str(event))} [bright_black]{escape(facts)}[/bright_black]"
+            text = f"{clean(str(event))} [bright_black]{clean(facts)}[/bright_black]"
             text = f"[{style}]{text}[/{style}]" if style else text
-        err.print(f"[{colour}]{escape(name):<18}[/{colour}] {text}", highlight=False)
+        err.print(f"[{colour}]{clean(name):<18}[/{colour}] {text}", highlight=False)
 
 
 def _value(value: Any) -> str:

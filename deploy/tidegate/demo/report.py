@@ -65,7 +65,8 @@ class Report:
             self._published[correlation] = time
         elif record.to == RUN_FINISHED and correlation in self.reviews:
             end: dict[str, Any] = message.payload()
-            review, output = self.reviews[correlation], end["output"] or {}
+            review = self.reviews[correlation]
+            output: dict[str, Any] = end["output"] or {}
             review.status = end["status"]
             review.verdict = output.get("verdict")
             review.score = output.get("score")

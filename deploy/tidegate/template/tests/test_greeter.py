@@ -16,7 +16,7 @@ def test_greets_by_name() -> None:
     """A handler is an ordinary function."""
     greeting = asyncio.run(greeter.greet(greeter.Visitor(name="Ada")))
 
-    assert "Hello, Ada!" == greeting.text
+    assert greeting.text == "Hello, Ada!"
 
 
 def test_a_request_is_answered_and_recorded(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_a_request_is_answered_and_recorded(tmp_path: Path) -> None:
                 await website.publish(
                     Envelope.new("x", {"name": "Eve"}, kind="task", to="greeting.write")
                 )
-            assert ("only-the-coordinator-assigns-tasks",) == refusal.value.policies
+            assert refusal.value.policies == ("only-the-coordinator-assigns-tasks",)
 
             receipt = await website.publish(Envelope.new("greeting.requested", {"name": "Ada"}))
             async with asyncio.timeout(30):
@@ -40,8 +40,9 @@ def test_a_request_is_answered_and_recorded(tmp_path: Path) -> None:
                     if record.to == "run.finished":
                         message = record.message()
                         return message.payload() if message else None
+        return None
 
     end = asyncio.run(main())
 
     assert isinstance(end, dict)
-    assert ("succeeded", "Hello, Ada!") == (end["status"], end["output"])
+    assert (end["status"], end["output"]) == ("succeeded", "Hello, Ada!")

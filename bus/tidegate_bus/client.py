@@ -1,0 +1,61 @@
+"""The client of nats-py, with five faults of its version 2.16 mended.
+
+`tests/bus/test_client.py` shows each of them against a real broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+
+_SPARED = ("permissions violation", "stale connection")
+
+
+class NatsClient(Client):
+    """A connection that survives pings and errors, can be flushed, cancelled and closed."""
+
+    async def _process_err(self, err_msg: str) -> None:
+        # After any error but these nats-py closes for good, whatever was said about reconnecting.
+        if any(words in err_msg for words in _SPARED):
+            await super()._process_err(err_msg)
+        else:
+            error = nats.errors.Error(f"nats: {err_msg}")
+            await self._error_cb(error)
+            await self._process_op_err(error)
+
+    async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
+        # nats-py writes a ping past what waits to be sent, so its pong would prove nothing: not
+        # that messages have arrived, nor that an unsubscription has.
+        if self._pending and self._transport is not None and self.is_connected:
+            self._transport.writelines(self._pending)
+            self._pending = []
+            self._pending_data_size = 0
+        await super()._send_ping(future)
+
+    async def _process_pong(self) -> None:
+        # Whoever waited for this pong may have given up: its future is cancelled then, and the
+        # reading task would die of setting its result.
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
+
+    async def _flush_pending(self, force_flush: bool = False) -> Any:
+        # With a full buffer this waits for the socket, and nats-py swallows a cancellation there.
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
+        flushed = await super()._flush_pending(force_flush)
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
+        return flushed
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        try:
+            await super()._close(status, do_cbs)
+        except OSError:  # what is buffered cannot be sent, and nats-py stops half-way
+            self._pending.clear()
+            self._pending_data_size = 0
+            self._status = Client.DISCONNECTED
+            await super()._close(status, do_cbs)

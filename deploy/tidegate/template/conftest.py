@@ -1,0 +1,1 @@
+"""Lets pytest find the agents: it puts the folder of this file on the path."""

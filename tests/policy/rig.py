@@ -1,0 +1,168 @@
+"""Gateways, and an outsider's view of what they wrote, for the tests of this folder."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from nats.aio.msg import Msg
+
+from policy.kit import write
+from support import ADMIN, Broker, Raw
+from support.broker import PERMIT_ALL, ROSTER
+from tidegate_bus.accounts import GATEWAY
+from tidegate_bus.connection import Connection, connect
+from tidegate_bus.telemetry import Health
+from tidegate_policy.bundle import Member, load_bundle
+from tidegate_policy.decide import Limits
+from tidegate_policy.gateway import Gateway, GatewaySettings
+from tidegate_policy.invariants import Checker
+from tidegate_schemas import subjects
+from tidegate_schemas.envelope import Envelope, encode
+from tidegate_schemas.record import Receipt, Record, decode_receipts
+from tidegate_schemas.subjects import Principal, Verdict
+
+LEDGER = subjects.ledger_stream(0)
+INGRESS = subjects.ingress_stream(0)
+
+
+class WatchedHealth(Health):
+    """Keeps what was reported: failures, and None for each time that all was well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reports: list[str | None] = []
+
+    def fail(self, why: str | None) -> None:
+        """See `Health`."""
+        self.reports.append(why)
+        super().fail(why)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A gateway at work."""
+
+    task: asyncio.Task[None]
+    health: WatchedHealth
+    connection: Connection
+
+    @property
+    def status(self) -> str:
+        """What `/healthz` says."""
+        return str(self.health.report()[1]["status"])
+
+
+@contextlib.asynccontextmanager
+async def running(
+    broker: Broker,
+    policies: str = PERMIT_ALL,
+    roster: Iterable[Member] = tuple(ROSTER),
+    *,
+    clock: Callable[[], int] = time.time_ns,
+    dedupe_window: float = 600.0,
+    dedupe_entries: int = 100_000,
+) -> AsyncGenerator[Running]:
+    """A gateway that has begun to read, or has ended; cancelled at the end."""
+    bundle = load_bundle(write(broker.folder / "bundle", {"policy.cedar": policies}, roster))
+    settings = GatewaySettings("test/0", Limits(256 * 1024), dedupe_window, dedupe_entries)
+    seed = broker.keyring.seed(GATEWAY)
+    async with await connect(broker.url, GATEWAY, seed) as connection:
+        health = WatchedHealth()
+        gateway = Gateway(connection, bundle, settings, health, clock)
+        task = asyncio.create_task(gateway.run())
+        ready = asyncio.create_task(gateway.ready())
+        await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        try:
+            yield Running(task, health, connection)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+@dataclass(slots=True)
+class Sender:
+    """A principal that writes bytes and listens for receipts. Make one with `sending`."""
+
+    subject: str
+    raw: Raw
+    receipts: list[Receipt] = field(default_factory=list[Receipt])
+    messages: int = 0
+
+    async def send(self, payload: bytes, headers: bytes = b"") -> None:
+        """Submit bytes."""
+        if headers:
+            await self.raw.publish_with(headers, self.subject, payload)
+        else:
+            await self.raw.publish(self.subject, payload)
+
+    async def hear(self, message: Msg) -> None:
+        """Receipts have come."""
+        self.messages += 1
+        self.receipts += decode_receipts(message.data)
+
+
+@contextlib.asynccontextmanager
+async def sending(broker: Broker, who: Principal) -> AsyncGenerator[Sender]:
+    """A sender that listens already."""
+    sender = Sender(subjects.submission(who), await Raw.open(broker.url, broker.keyring.seed(who)))
+    try:
+        connection = await broker.connect(who)
+        await connection.listen(subjects.receipt(who), sender.hear)
+        await connection.nats.flush()
+        yield sender
+    finally:
+        await sender.raw.close()
+
+
+def event(name: str, type: str = "x.y", **attributes: Any) -> bytes:
+    """An event with this id."""
+    return encode(Envelope.new(type, id=name, **attributes))
+
+
+async def ingress_state(broker: Broker) -> tuple[int, int]:
+    """First and last sequence of the ingress."""
+    state = await (await broker.connect(GATEWAY)).stream_state(INGRESS)
+    return state.first_seq, state.last_seq
+
+
+async def settled(broker: Broker) -> bool:
+    """Whether every submission has its record."""
+    records = await broker.records()
+    return (records[-1].ingress.seq if records else 0) == (await ingress_state(broker))[1]
+
+
+async def check(broker: Broker, *, whole: bool = True) -> list[Record]:
+    """The whole ledger, read by somebody else and found to be good.
+
+    With `whole`, the ingress has been recorded to its end. Every envelope has one first record.
+    """
+    checker = Checker()
+    records: list[Record] = []
+    async for stored in (await broker.reader()).read():
+        made = checker.add(stored)
+        if made is not None:
+            records.append(made)
+    last = (await ingress_state(broker))[1] if whole else None
+    assert checker.finish(ingress_last=last, quiet=False) == []
+    firsts = Counter(
+        (made.by, message.id)
+        for made in records
+        if made.verdict is not Verdict.DUPLICATE and (message := made.message())
+    )
+    assert set(firsts.values()) <= {1}
+    return records
+
+
+async def limit(broker: Broker, stream: str, **config: object) -> None:
+    """Change a stream as only an administrator may."""
+    admin = await broker.connect(ADMIN)
+    found = (await admin.api(subjects.stream_info(stream)))["config"]
+    await admin.api(f"$JS.API.STREAM.UPDATE.{stream}", msgspec.to_builtins({**found, **config}))

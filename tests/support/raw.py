@@ -1,0 +1,68 @@
+"""The NATS protocol by hand, as somebody speaks it who does not use our library."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from typing import Self
+from urllib.parse import urlsplit
+
+import nkeys
+
+
+class Raw:
+    """A connection on which anything may be written. Make one with `Raw.open`."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Strictly private: use `open`."""
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, url: str, seed: str) -> Self:
+        """Connect and prove the key of a principal."""
+        address = urlsplit(url)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        info = json.loads((await reader.readline()).removeprefix(b"INFO "))
+        pair = nkeys.from_seed(bytearray(seed.encode()))
+        options = {
+            "nkey": bytes(pair.public_key).decode(),
+            "sig": base64.b64encode(pair.sign(info["nonce"].encode())).decode(),
+            "headers": True,
+            "no_responders": True,
+            "verbose": False,
+            "pedantic": False,
+        }
+        connection = cls(reader, writer)
+        answers = await connection.say(b"CONNECT " + json.dumps(options).encode())
+        assert not any(line.startswith(b"-ERR") for line in answers), answers
+        return connection
+
+    async def publish(self, subject: str, payload: bytes, reply: str = "") -> list[bytes]:
+        """Publish; see `say`."""
+        return await self.say(f"PUB {subject} {reply} {len(payload)}".encode(), payload)
+
+    async def publish_with(
+        self, headers: bytes, subject: str, payload: bytes, reply: str = ""
+    ) -> list[bytes]:
+        """Publish with headers as they are; see `say`."""
+        sizes = f"{len(headers)} {len(headers) + len(payload)}"
+        return await self.say(f"HPUB {subject} {reply} {sizes}".encode(), headers + payload)
+
+    async def say(self, *lines: bytes) -> list[bytes]:
+        """Write lines and a ping; the lines that came before the pong, errors among them."""
+        self._writer.write(b"".join(line + b"\r\n" for line in (*lines, b"PING")))
+        await self._writer.drain()
+        heard: list[bytes] = []
+        while True:
+            line = (await self._reader.readline()).rstrip(b"\r\n")
+            assert line, "the broker closed the connection"
+            if line == b"PONG":
+                return heard
+            heard.append(line)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        self._writer.close()
+        await self._writer.wait_closed()
