@@ -6,6 +6,7 @@
     ingress     submissions, in order              appender     fenced writes to the ledger
     ledger      reading the ledger                 delivery     admitted messages for a worker
     lifeline    children that end with us          telemetry    logs, /metrics, /healthz
+    client      nats-py, mended                    tasks        ending them
 
 Nothing here decides anything: that is the policy floor.
 """

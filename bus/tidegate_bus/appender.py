@@ -26,13 +26,13 @@ from tidegate_schemas import subjects
 from tidegate_schemas.errors import Fenced, TidegateError, Unavailable
 
 from .connection import Connection, Listener
+from .tasks import end
 
 _FLOW = 500
 _BATCH_BYTES = 16 * 1024 * 1024
 """The broker drops what arrives when 128 MiB wait for its disk."""
 _ANSWER_SECONDS = 10.0
 _WRONG_LAST_SEQUENCE = 10071
-_BATCH_UNKNOWN = 10208  # a later message of a batch that was refused
 
 MAX_BATCH = _FLOW
 """Records of one append. The broker acknowledges every `_FLOW` messages at the latest, so a batch
@@ -114,9 +114,7 @@ class FastAppender:
     async def close(self) -> None:
         """See `LedgerAppender`."""
         self._fail(Unavailable("the appender was closed"))
-        if self._sender:
-            self._sender.cancel()
-            await asyncio.gather(self._sender, return_exceptions=True)
+        await end(self._sender)
         if self._unlisten:
             self._unlisten()
             self._unlisten = None
@@ -196,7 +194,8 @@ class FastAppender:
             return
         if answer.error is not None:
             code, why = answer.error.err_code, answer.error.description
-            fenced = code in (_WRONG_LAST_SEQUENCE, _BATCH_UNKNOWN)
+            # A broker on its way down says it too, and names the very sequence that we expect.
+            fenced = code == _WRONG_LAST_SEQUENCE and why.split()[-1:] != [str(batch.expected)]
             batch.stored.set_exception(
                 Fenced(batch.expected, why) if fenced else Unavailable(f"ledger: {why} ({code})")
             )

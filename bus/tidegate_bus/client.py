@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Generator
 from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 _SPARED = ("permissions violation", "stale connection")
 
@@ -43,13 +46,26 @@ class NatsClient(Client):
         await super()._process_pong()
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:
-        # With a full buffer this waits for the socket, and nats-py swallows a cancellation there.
-        task = asyncio.current_task()
-        before = task.cancelling() if task else 0
-        flushed = await super()._flush_pending(force_flush)
-        if task and task.cancelling() > before:
-            raise asyncio.CancelledError
-        return flushed
+        # With a full buffer this waits for the socket, and swallows a cancellation there.
+        with _cancellable():
+            return await super()._flush_pending(force_flush)
+
+    async def flush(self, timeout: float = 10) -> None:
+        """See nats-py."""
+        with _cancellable():
+            await super().flush(timeout)  # type: ignore[arg-type]  # any number will do
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        timeout: float = 0.5,
+        old_style: bool = False,
+        headers: dict[str, Any] | None = None,
+    ) -> Msg:
+        """See nats-py."""
+        with _cancellable():
+            return await super().request(subject, payload, timeout, old_style, headers)
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
         try:
@@ -59,3 +75,19 @@ class NatsClient(Client):
             self._pending_data_size = 0
             self._status = Client.DISCONNECTED
             await super()._close(status, do_cbs)
+
+
+@contextlib.contextmanager
+def _cancellable() -> Generator[None]:
+    """Raise a cancellation that is swallowed inside.
+
+    By nats-py, or by `asyncio.wait_for` of Python 3.11, which nats-py uses: it does so when the
+    cancellation comes together with what is waited for.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        yield
+    finally:
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError

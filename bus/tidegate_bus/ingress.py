@@ -15,12 +15,16 @@ from tidegate_schemas.errors import LedgerGap, TidegateError, Unavailable
 
 from .connection import Connection
 from .puller import Puller
+from .tasks import end
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.ingress")
 
 _AHEAD = 2_000
 """Submissions that are on request or wait here to be taken."""
 _STEP = 1_000
+_AHEAD_BYTES = 64 * 1024 * 1024
+"""With that much waiting here no more is asked for; what is on request already may still come."""
+_REQUEST_BYTES = 16 * 1024 * 1024
 _PAUSE_SECONDS = 0.2
 _SECOND = 1_000_000_000
 
@@ -75,6 +79,7 @@ class PulledIngress:
         self._stream = subjects.ingress_stream(partition)
         self._seen = after
         self._waiting: list[Submission] = []
+        self._waiting_bytes = 0
         self._arrived = asyncio.Event()
         self._failure: TidegateError | None = None
         self._consumer = ""
@@ -105,6 +110,7 @@ class PulledIngress:
             self._arrived.clear()
             await self._arrived.wait()
         batch, self._waiting = self._waiting[:limit], self._waiting[limit:]
+        self._waiting_bytes -= sum(len(submission.payload) for submission in batch)
         self._want()
         return batch
 
@@ -114,16 +120,15 @@ class PulledIngress:
 
     async def close(self) -> None:
         """See `IngressReader`."""
-        if self._renewal:
-            self._renewal.cancel()
-            await asyncio.gather(self._renewal, return_exceptions=True)
+        await end(self._renewal)
         if self._puller:
             await self._puller.close()
 
     def _want(self) -> None:
         """Read ahead of the gateway, but not without bound."""
         if self._puller:
-            self._puller.want(_AHEAD - len(self._waiting), _STEP)
+            room = _AHEAD - len(self._waiting) if self._waiting_bytes < _AHEAD_BYTES else 0
+            self._puller.want(room, _STEP)
 
     async def _keep_renewing(self) -> None:
         while True:
@@ -170,7 +175,9 @@ class PulledIngress:
             },
         )
         self._consumer, self._delivered = name, 0
-        puller = Puller(self._connection, self._stream, name, self._receive, on_lost=self._lost.set)
+        puller = Puller(
+            self._connection, self._stream, name, self._receive, self._lost.set, _REQUEST_BYTES
+        )
         await puller.start()
         self._puller = puller
         self._want()
@@ -193,5 +200,6 @@ class PulledIngress:
             self._seen = address.stream_seq
             by = subjects.submitter(message.subject)
             self._waiting.append(Submission(address.stream_seq, address.time, by, message.data))
+            self._waiting_bytes += len(message.data)
             self._want()
             self._arrived.set()

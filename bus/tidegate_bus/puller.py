@@ -25,6 +25,7 @@ from tidegate_schemas import subjects
 from tidegate_schemas.errors import Unavailable
 
 from .connection import Connection, Listener
+from .tasks import end
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.puller")
 
@@ -43,6 +44,7 @@ class Puller:
         connection: of the principal that may pull.
         stream, consumer: where from.
         on_message: called with each message, in order.
+        request_bytes: the most that one request may bring; above the largest message.
         on_lost: called once when the consumer is gone or silent, or messages may have been lost on
             the way; nothing is requested after that. Without it the same consumer is asked anew.
     """
@@ -54,11 +56,13 @@ class Puller:
         consumer: str,
         on_message: Callable[[Msg], None],
         on_lost: Callable[[], None] | None = None,
+        request_bytes: int | None = None,
     ) -> None:
         self._connection = connection
         self._subject = subjects.pull(stream, consumer)
         self._on_message = on_message
         self._on_lost = on_lost
+        self._request_bytes = request_bytes
         self._inbox = ""
         self._requested = 0
         self._requests = 0
@@ -86,9 +90,7 @@ class Puller:
         if self._unlisten:
             self._unlisten()
             self._unlisten = None
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
 
     async def drain(self) -> None:
         """Stop; returns when all that the broker had sent by then was received."""
@@ -135,7 +137,7 @@ class Puller:
                     self._nudge.set()
         elif status == "100":  # a heartbeat
             self._pause = _PAUSE_SECONDS
-        elif "Nats-Pending-Messages" in headers:  # its time is over
+        elif "Nats-Pending-Messages" in headers:  # its time is over, or its bytes
             left = int(headers["Nats-Pending-Messages"])
             self._requested = max(self._requested - left, 0)
             self._nudge.set()
@@ -190,6 +192,8 @@ class Puller:
             "expires": int(_EXPIRES_SECONDS * _SECOND),
             "idle_heartbeat": int(_HEARTBEAT_SECONDS * _SECOND),
         }
+        if self._request_bytes:
+            body["max_bytes"] = self._request_bytes
         self._requested += messages
         self._heard = time.monotonic()
         try:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from tidegate_bus import lifeline
-from tidegate_schemas.errors import Unavailable
+from tidegate_schemas.errors import InvalidInput, Unavailable
 
 from .processes import CANNOT_START
 
@@ -69,12 +69,14 @@ class Child:
         """Raise if it is not kept running any more.
 
         Raises:
-            Unavailable: it cannot start; holds its last words.
+            InvalidInput: it cannot start, because of what it was given; holds its last words.
+            Unavailable: it cannot be started.
         """
         if self._task and self._task.done() and not self._stopping.is_set():
-            error = self._task.exception()
-            why = repr(error) if error else _sentence(self._last_line)
-            raise Unavailable(f"{self.name} cannot start: {why} (log: {self._log})")
+            if error := self._task.exception():
+                raise Unavailable(f"{self.name} cannot be started: {error!r}")
+            why = _sentence(self._last_line)
+            raise InvalidInput(f"{self.name} cannot start: {why} (log: {self._log})")
 
     async def stop(self, grace: float) -> None:
         """SIGTERM, and SIGKILL after `grace` seconds."""

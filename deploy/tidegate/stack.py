@@ -14,14 +14,20 @@ from typing import Self, TextIO
 
 from tidegate_bus.accounts import REGISTRAR, configuration
 from tidegate_bus.connection import Connection, connect
+from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.publisher import Publisher
 from tidegate_bus.server import Server
 from tidegate_bus.topology import converge
 from tidegate_policy.bundle import load_bundle, write_bundle
 from tidegate_schemas.envelope import Envelope
-from tidegate_schemas.errors import InvalidInput, TidegateError, Unavailable
-from tidegate_schemas.manifest import Manifest
-from tidegate_schemas.subjects import Principal
+from tidegate_schemas.errors import (
+    Denied,
+    InvalidInput,
+    InvalidPolicy,
+    TidegateError,
+    Unavailable,
+)
+from tidegate_schemas.subjects import Principal, Verdict
 from tidegate_schemas.vocabulary import AGENT_REGISTER, OPERATOR
 
 from .child import Child, OnLine
@@ -83,7 +89,9 @@ class Stack:
 
         Raises:
             InvalidPolicy: the policies do not load.
-            InvalidInput: another stack runs in this folder.
+            InvalidInput: another stack runs in this folder, or a process cannot start with what
+                it is given.
+            Refused: policy does not let the agents be registered.
             Unavailable: something does not start; says what.
             TopologyDrift: the ledger stream is not what it should be.
         """
@@ -92,21 +100,20 @@ class Stack:
         state.folder.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(state.folder / "lock")
         _forget_dead(state)
-        write_bundle(state.bundle, self.project.policies, self.project.roster())
-        load_bundle(state.bundle)  # so that bad policy is said before anything runs
+        self._check_policy()  # so that bad policy is said before anything runs
         await self._start_server(self.project.settings.server.port)
         self._keeper = asyncio.create_task(self._keep_server())
         async with await self.connect(REGISTRAR) as connection:
             await converge(connection, self.project.limits(), self.project.subscriptions())
-        # Submitted first, so that the ledger knows who provides a task before a run needs it.
-        registering = asyncio.create_task(self._register_agents())
-        try:
+        async with await self.connect(OPERATOR) as operator:
+            # Submitted first, so that the ledger knows who provides a task when a run needs it.
+            reader = LedgerReader(operator)
+            last = await reader.last()
+            registrations = await self._register_agents(operator)
             for child in self.children:
                 child.start()
-            await self._until_ready(registering)
-        finally:
-            registering.cancel()
-            await asyncio.gather(registering, return_exceptions=True)
+            await self._until_ready()
+            await _until_admitted(reader, last.seq + 1 if last else 1, registrations)
 
     async def stop(self) -> None:
         """Drain: agents first, then coordinator and gateway, the broker last.
@@ -143,6 +150,7 @@ class Stack:
         """Raise if something is down that will not come back by itself.
 
         Raises:
+            InvalidInput: a process cannot start with what it is given.
             Unavailable: says what.
         """
         for child in self.children:
@@ -168,6 +176,20 @@ class Stack:
             project.state.logs / f"{name}.log",
             self._on_line,
         )
+
+    def _check_policy(self) -> None:
+        """Put the bundle together and load it; faults are told of the files that people write."""
+        bundle, policies = self.project.state.bundle, self.project.policies
+        write_bundle(bundle, policies, self.project.roster())
+        try:
+            load_bundle(bundle)
+        except InvalidPolicy as error:
+            names = {str(bundle / path.name): str(path) for path in policies}
+            names[f"{bundle}:"] = f"{self.project.root / 'policy'}:"
+            problems = error.problems
+            for copy, name in names.items():
+                problems = [problem.replace(copy, name) for problem in problems]
+            raise InvalidPolicy(problems) from None
 
     async def _start_server(self, port: int) -> None:
         state = self.project.state
@@ -195,32 +217,38 @@ class Stack:
                     self._on_line("server", str(error))
                     await asyncio.sleep(_AGAIN_SECONDS)
 
-    async def _until_ready(self, registering: asyncio.Task[None]) -> None:
+    async def _until_ready(self) -> None:
         missing = {child.name for child in self.children}
         try:
             async with asyncio.timeout(_READY_SECONDS):
                 while missing:
                     self.check()
-                    if registering.done():
-                        registering.result()
                     missing -= {info.name for info in running(self.project.state)}
                     await asyncio.sleep(_POLL_SECONDS)
-                await registering
         except TimeoutError:
-            names = ", ".join(sorted(missing)) or "the registration of the agents"
+            names = ", ".join(sorted(missing))
             raise Unavailable(
                 f"not ready after {_READY_SECONDS:g} s: {names}; see {self.project.state.logs}"
             ) from None
 
-    async def _register_agents(self) -> None:
-        """Tell the ledger who provides what. Each start of a stack is worth a record."""
-        async with await Publisher.start(await self.connect(OPERATOR)) as publisher:
-            await asyncio.gather(
-                *(
-                    publisher.publish(_registration(manifest), timeout=_READY_SECONDS)
-                    for manifest in self.project.manifests
-                )
+    async def _register_agents(self, operator: Connection) -> set[str]:
+        """Tell the bus who provides what; the ids of the envelopes that say so.
+
+        Each start of a stack is worth a record.
+        """
+        publisher = await Publisher.start(operator)
+        envelopes = [
+            Envelope.new(
+                AGENT_REGISTER,
+                manifest.model_dump(mode="json"),
+                source=f"tidegate:{OPERATOR}",
+                kind="control",
+                to=AGENT_REGISTER,
             )
+            for manifest in self.project.manifests
+        ]
+        await asyncio.gather(*(publisher.publish(e, wait="accepted") for e in envelopes))
+        return {envelope.id for envelope in envelopes}
 
     async def __aenter__(self) -> Self:
         try:
@@ -239,14 +267,29 @@ class Stack:
         await self.stop()
 
 
-def _registration(manifest: Manifest) -> Envelope:
-    return Envelope.new(
-        AGENT_REGISTER,
-        manifest.model_dump(mode="json"),
-        source=f"tidegate:{OPERATOR}",
-        kind="control",
-        to=AGENT_REGISTER,
-    )
+async def _until_admitted(reader: LedgerReader, start: int, ids: set[str]) -> None:
+    """Wait until the ledger has the envelopes of the operator with these ids.
+
+    Raises:
+        Denied: policy said no to one of them.
+        Unavailable: one is not there in time.
+    """
+    missing = set(ids)
+    try:
+        async with asyncio.timeout(_READY_SECONDS):
+            records = reader.read(start, follow=True)
+            while missing:
+                record = (await anext(records)).record()
+                message = record.message()
+                if message is None or record.by != str(OPERATOR) or message.id not in missing:
+                    continue
+                missing.remove(message.id)
+                if record.verdict is Verdict.DENY:
+                    why = record.why
+                    detail = str(why.facts.get("detail", ""))
+                    raise Denied(why.reason, detail, record.seq, why.policies)
+    except TimeoutError:
+        raise Unavailable(f"agents are not registered after {_READY_SECONDS:g} s") from None
 
 
 def _forget_dead(state: State) -> None:

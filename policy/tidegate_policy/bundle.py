@@ -44,6 +44,7 @@ _MAX_REMEMBERED_TEXT = 512
 _MAX_DEPTH = 100
 _MAX_OPERATORS = 1000
 _WORD = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|[()\[\]{};]|&&|\|\||[-+*!.]|\bif\b')
+_POSITIONAL = re.compile(r"`(policy\d+)`")
 
 
 class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,9 +119,9 @@ class Bundle:
             result = cedarpy.is_authorized(request, self._policies, self._entities, self._schema)
         except Exception as error:  # of foreign code, and whatever it is: nothing was permitted
             return Answer(False, (), _one_line(error) or repr(error))
-        errors = [str(error) for error in result.diagnostics.errors]
+        errors = sorted(_by_id(str(error), self._ids) for error in result.diagnostics.errors)
         policies = tuple(sorted(self._ids[reason] for reason in result.diagnostics.reasons))
-        return Answer(result.allowed and not errors, policies, "; ".join(errors)[:300])
+        return Answer(result.allowed and not errors, policies, _one_line("; ".join(errors)))
 
 
 def write_bundle(folder: Path, policies: Iterable[Path], roster: Iterable[Member]) -> None:
@@ -231,9 +232,9 @@ def _faults(path: Path, content: bytes, named: dict[str, str]) -> Iterator[str]:
             named[name] = path.name
         for key in sorted(annotations.keys() - _ANNOTATIONS):
             yield f"{path}: @{key} of {name or positional} is unknown and would be ignored"
-    result = cedarpy.validate_policies(text, SCHEMA)
-    for fault in result.errors:
-        yield f"{path}: {_one_line(fault)}"
+    ids = {n: dict(p.annotations).get("id") or n for n, p in tree.static_policies.items()}
+    for fault in cedarpy.validate_policies(text, SCHEMA).errors:
+        yield f"{path}: {_one_line(_by_id(fault.error, ids))}"
 
 
 def _too_much(text: str) -> str | None:
@@ -320,6 +321,11 @@ def _digest(policies: Mapping[str, bytes], roster: bytes) -> str:
     named = {**policies, ROSTER: roster, "tidegate.cedarschema": SCHEMA.encode()}
     lines = (f"{hashlib.sha256(named[n]).hexdigest()}  {n}\n" for n in sorted(named))
     return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
+
+
+def _by_id(message: str, ids: Mapping[str, str]) -> str:
+    """A message of the engine, which knows policies by their place, with their ids instead."""
+    return _POSITIONAL.sub(lambda found: f"`{ids.get(found[1], found[1])}`", message)
 
 
 def _one_line(error: object) -> str:

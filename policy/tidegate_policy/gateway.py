@@ -23,6 +23,7 @@ from tidegate_bus.appender import MAX_BATCH, FastAppender, LedgerAppender
 from tidegate_bus.connection import Connection
 from tidegate_bus.ingress import IngressReader, PulledIngress, Submission
 from tidegate_bus.ledger import LedgerReader, StoredRecord
+from tidegate_bus.tasks import end
 from tidegate_bus.telemetry import Health
 from tidegate_schemas import subjects
 from tidegate_schemas.clock import parse_rfc3339
@@ -321,17 +322,23 @@ def _digest(payload: bytes) -> bytes:
 
 
 async def _until_one_fails(*works: Coroutine[Any, Any, None]) -> None:
-    """Do all of it side by side; the error of the first that fails ends the others.
+    """Do all of it side by side; the first that ends, in whatever way, ends the others.
 
     Where several fail at once, one that a retry does not help is raised. (Not a task group: on
-    Python 3.11 that loses a cancellation which comes while it waits for the others.)
+    Python 3.11 that loses a cancellation which comes while it waits for the others, and it goes
+    on without a task that was cancelled.)
     """
     tasks = [asyncio.create_task(work) for work in works]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()
-        ends = await asyncio.gather(*tasks, return_exceptions=True)
-    errors = [end for end in ends if isinstance(end, Exception)]
-    raise min(errors, key=lambda error: isinstance(error, Unavailable))
+        for task in tasks:
+            await end(task)
+    errors = [e for task in tasks if not task.cancelled() and (e := task.exception())]
+    raise min(
+        errors,
+        key=lambda error: isinstance(error, Unavailable),
+        default=Unavailable("a part of the gateway ended"),
+    )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 
-from support import ADMIN, LIMITS, Broker, running_broker
+from support import ADMIN, LIMITS, Broker, running_broker, until
 from tidegate_bus import appender as module
 from tidegate_bus.accounts import GATEWAY, MAX_PAYLOAD, REGISTRAR
 from tidegate_bus.appender import MAX_BATCH, FastAppender
@@ -218,6 +221,36 @@ async def test_without_a_ledger_it_is_unavailable(tmp_path: Path) -> None:
         error = await failure(await (await open_(broker)).append(records("a")))
 
     assert isinstance(error, Unavailable)
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        (10071, "wrong last sequence: 0"),
+        (10208, "batch publish ID unknown"),
+        (10077, "maximum messages exceeded"),
+    ],
+)
+async def test_only_a_foreign_write_is_fenced(
+    broker: Broker, appender: FastAppender, code: int, why: str
+) -> None:
+    """Not a broker on its way down, nor one that lost the beginning of a batch in a restart."""
+    async with broker.paused():
+        stored = await appender.append(records("a"))
+        await until(lambda: sent(appender) is not None)
+        answer = json.dumps({"error": {"err_code": code, "description": why}}).encode()
+        subject = f"{appender._prefix}.{sent(appender)}.500.fail.1.2.$FI"  # pyright: ignore
+        await appender._receive(Msg(Client(), subject, data=answer))  # pyright: ignore
+
+    error = await failure(stored)
+    assert isinstance(error, Unavailable)
+    assert why in str(error)
+
+
+def sent(appender: FastAppender) -> str | None:
+    """The id of the batch that is under way."""
+    batch = appender._sent  # pyright: ignore[reportPrivateUsage]
+    return batch.id if batch else None
 
 
 async def test_a_full_ledger_is_unavailable_and_keeps_what_it_has(tmp_path: Path) -> None:

@@ -239,6 +239,32 @@ async def test_it_reads_ahead_but_not_without_bound(
     await reader.close()
 
 
+async def test_large_submissions_are_read_ahead_by_their_bytes(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two thousand of the largest would be more than a gateway has memory for."""
+    monkeypatch.setattr(module, "_AHEAD_BYTES", 3_000_000)
+    monkeypatch.setattr(module, "_REQUEST_BYTES", 2_000_000)
+    reader = await open_(broker)
+    sender = await broker.connect(AGENT)
+    for _ in range(40):
+        await sender.publish(submission(AGENT), bytes(500_000))
+    await until(lambda: broker_gives_no_more(reader))
+    waiting = len(reader._waiting)  # pyright: ignore[reportPrivateUsage]
+    found = await take(reader, 40)
+    await reader.close()
+
+    assert 6 <= waiting <= 14
+    assert [submission.seq for submission in found] == list(range(1, 41))
+
+
+def broker_gives_no_more(reader: PulledIngress) -> bool:
+    """Whether enough waits, and nothing is on request any more."""
+    puller = reader._puller  # pyright: ignore[reportPrivateUsage]
+    enough = reader._waiting_bytes >= 3_000_000  # pyright: ignore[reportPrivateUsage]
+    return enough and puller is not None and puller.requested == 0
+
+
 async def test_a_connection_that_is_closed_ends_the_reading(broker: Broker) -> None:
     """What was read already is given out first."""
     connection = await broker.connect(GATEWAY)

@@ -20,14 +20,14 @@ from tidegate_bus import lifeline
 sys.exit(lifeline.main(int(sys.argv[1]), sys.argv[2:], linux=False))
 """
 PARENT = """
-import subprocess, sys, time
+import signal, subprocess, sys
 from tidegate_bus import lifeline
 if sys.argv[1] == "portable":
     command = [sys.executable, "-c", sys.argv[2], str(lifeline.os.getpid())]
 else:
     command = lifeline.command()
 subprocess.Popen([*command, sys.executable, "-c", sys.argv[3]])
-time.sleep(60)
+signal.pause()
 """
 CHILD = """
 import os, signal, sys

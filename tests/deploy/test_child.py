@@ -15,7 +15,7 @@ import pytest
 from support import until
 from tidegate import child as module
 from tidegate.child import Child
-from tidegate_schemas.errors import Unavailable
+from tidegate_schemas.errors import InvalidInput, TidegateError, Unavailable
 
 
 class Watched:
@@ -45,7 +45,7 @@ class Watched:
         def over() -> bool:
             try:
                 self.child.check()
-            except Unavailable:
+            except TidegateError:
                 return True
             return False
 
@@ -121,7 +121,7 @@ async def test_what_cannot_start_is_not_started_again(tmp_path: Path, code: str,
     """Status 2 says that the input is wrong; the last words say in which way."""
     async with running(Watched(tmp_path, code)) as it:
         await it.until_over()
-        with pytest.raises(Unavailable) as error:
+        with pytest.raises(InvalidInput) as error:
             it.child.check()
 
     assert it.child.restarts == 0

@@ -25,12 +25,13 @@ from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidInput, InvalidPolicy
 from tidegate_schemas.vocabulary import AGENT_REGISTER, RUN_FINISHED
 
+from .test_cli import bytecode
+
 
 @pytest.fixture(autouse=True)
-def _bytecode(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The processes compile our modules once, not each for itself."""
+def _bytecode(monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config) -> None:
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "")
-    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.getbasetemp() / "bytecode"))
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(bytecode(pytestconfig)))
 
 
 @pytest.fixture

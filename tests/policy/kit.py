@@ -16,7 +16,7 @@ EXAMPLES = settings(
     database=None,
     deadline=None,  # a busy machine is no bug
     derandomize=True,  # a test that fails here fails everywhere
-    max_examples=200,
+    max_examples=120,
     suppress_health_check=[HealthCheck.too_slow],
 )
 NOW = parse_rfc3339("2026-01-31T12:00:00Z")

@@ -102,7 +102,7 @@ def test_every_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("permit (principal, action, resource)", "unexpected end of input"),
         ("permit (principal, action, resource", "unexpected end of input"),
         ('@id("a") permit (principal, action, resource) when { 1 };', "expected Bool"),
-        ('@id("a") permit (principal, action, resource) when { context.size > 1 };', "`size`"),
+        ('@id("a") permit (principal, action, resource) when { context.size > 1 };', "policy `a`"),
         ('@id("a") permit (principal, action, resource is Robot);', "`Robot`"),
         (
             '@id("a") permit (principal, action == Action::"task", resource is Topic);',

@@ -206,15 +206,15 @@ def test_all_deciding_policies_are_named(tmp_path: Path) -> None:
 
 def test_an_error_of_a_policy_is_a_no(tmp_path: Path) -> None:
     """The engine skips a policy that fails, also a forbid; the bundle says no instead."""
-    overflow = "when { 9223372036854775807 + 1 > 0 };"
-    bundle = loaded(
-        tmp_path, PERMIT, f'@id("fails") forbid (principal, action, resource) {overflow}'
-    )
+    fails = "forbid (principal, action, resource) when { 9223372036854775807 + 1 > 0 };"
+    bundle = loaded(tmp_path, f'@id("two") {fails} @id("one") {fails}', PERMIT)
 
     answer = bundle.ask(Question("team.sender", Kind.EVENT, "x", "x", False, None))
 
     assert not answer.allowed
-    assert "overflow" in answer.error
+    first, second = answer.error.split("; ")
+    assert first.startswith("error while evaluating policy `one`: integer overflow")
+    assert second.startswith("error while evaluating policy `two`: integer overflow")
 
 
 @pytest.mark.parametrize("error", [ValueError("a\nb"), KeyError(), RuntimeError("x" * 1000)])

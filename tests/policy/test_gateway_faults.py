@@ -10,8 +10,10 @@ import pytest
 
 from policy.rig import check, event, running, sending, settled
 from support import OTHER, Broker, until
+from tidegate_bus import publisher as publishing
 from tidegate_bus.appender import Entry, FastAppender, LedgerAppender
 from tidegate_bus.connection import Connection
+from tidegate_bus.ingress import PulledIngress
 from tidegate_bus.publisher import Publisher
 from tidegate_policy import gateway as module
 from tidegate_policy import trimmer
@@ -79,7 +81,8 @@ class FaultyAppender:
 
     async def close(self) -> None:
         """See `LedgerAppender`. Who has something to store later is not closed yet."""
-        if type(self)._late is None or type(self)._late[0] is not self._inner:
+        late = type(self)._late
+        if late is None or late[0] is not self._inner:
             await self._inner.close()
 
     async def _strike(self, entries: Sequence[Entry]) -> TidegateError:
@@ -112,7 +115,8 @@ async def publish(publisher: Publisher, prefix: str, number: int) -> set[Verdict
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Restarts without a pause, trims at every opportunity."""
+    """Restarts without a pause, trims at every opportunity, senders that ask again soon."""
+    monkeypatch.setattr(publishing, "_RESEND_SECONDS", 0.3)
     monkeypatch.setattr(module, "_RETRY_SECONDS", 0.01)
     monkeypatch.setattr(trimmer, "_SECONDS", 0.01)
 
@@ -145,6 +149,36 @@ async def test_an_append_that_goes_wrong_leaves_the_ledger_good(
     records = await check(broker)
     firsts = [made for made in records if made.verdict is Verdict.ALLOW]
     assert len(firsts) == 90
+
+
+async def test_a_task_that_does_not_end_does_not_hold_up_the_restart(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library may swallow a cancellation; it is repeated until the task has ended."""
+    begun, swallowed = asyncio.Event(), asyncio.Event()
+
+    async def hang(ingress: PulledIngress, seq: int) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if swallowed.is_set():
+                raise
+            swallowed.set()
+            await asyncio.Event().wait()
+
+    FaultyAppender.arm("not stored", 1)
+    monkeypatch.setattr(module, "FastAppender", FaultyAppender)
+    monkeypatch.setattr(PulledIngress, "trim", hang)
+    publisher = await broker.publisher()
+    async with running(broker):
+        await publish(publisher, "m", 1)
+        await begun.wait()
+        await publish(publisher, "n", 1)
+        assert FaultyAppender.struck == 1
+        assert swallowed.is_set()
+
+    await check(broker)
 
 
 @pytest.mark.parametrize("stored", [False, True])

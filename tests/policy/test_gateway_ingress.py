@@ -64,8 +64,11 @@ async def test_what_is_recorded_is_trimmed(broker: Broker, monkeypatch: pytest.M
     [(Limits(2**30, 2**20, 1_000), 100_000), (Limits(2**30, 2**28, 3), 10)],
     ids=["bytes", "quota"],
 )
-async def test_the_ingress_never_stays_full(bare: Broker, limits: Limits, size: int) -> None:
+async def test_the_ingress_never_stays_full(
+    bare: Broker, monkeypatch: pytest.MonkeyPatch, limits: Limits, size: int
+) -> None:
     """Few large messages, or a small quota, fill it long before there are many messages."""
+    monkeypatch.setattr(trimmer, "_SECONDS", 0.1)
     await topology.converge(await bare.connect(REGISTRAR), limits)
     publisher = await bare.publisher()
     envelopes = [Envelope.new("x.y", "x" * size, id=str(n)) for n in range(15)]

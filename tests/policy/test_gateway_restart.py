@@ -12,6 +12,7 @@ import pytest
 from policy.rig import INGRESS, LEDGER, Running, check, event, limit, running, sending, settled
 from support import ADMIN, LIMITS, OTHER, PUBLISHER, Broker, until
 from tidegate_bus import appender, ledger, topology
+from tidegate_bus import publisher as publishing
 from tidegate_bus.accounts import GATEWAY, REGISTRAR
 from tidegate_bus.publisher import Publisher
 from tidegate_policy import gateway as module
@@ -138,8 +139,11 @@ async def longer(broker: Broker, than: int) -> bool:
     return await broker.length(LEDGER) > than
 
 
-async def test_an_idle_gateway_tells_that_the_broker_is_away(broker: Broker) -> None:
+async def test_an_idle_gateway_tells_that_the_broker_is_away(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Health says so while there is no connection, and that it is well again afterwards."""
+    monkeypatch.setattr(module, "_BEAT_SECONDS", 0.05)
     async with running(broker) as gateway:
         await broker.kill()
         await until(lambda: gateway.status != "ok")
@@ -148,8 +152,11 @@ async def test_an_idle_gateway_tells_that_the_broker_is_away(broker: Broker) -> 
         await publish(await broker.publisher(), "m0")
 
 
-async def test_a_gateway_can_be_stopped_while_the_broker_is_away(broker: Broker) -> None:
+async def test_a_gateway_can_be_stopped_while_the_broker_is_away(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A cancellation ends it, whatever it is waiting for."""
+    monkeypatch.setattr(module, "_BEAT_SECONDS", 0.05)
     publisher = await broker.publisher()
     async with running(broker) as gateway:
         await publish(publisher, "m0")
@@ -179,6 +186,7 @@ async def test_a_broker_that_is_late_does_not_fence_the_gateway(
     monkeypatch.setattr(appender, "_ANSWER_SECONDS", 0.2)
     monkeypatch.setattr(ledger, "_ANSWER_SECONDS", 0.2)
     monkeypatch.setattr(module, "_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(publishing, "_RESEND_SECONDS", 0.5)
     publisher = await broker.publisher()
     async with running(broker) as gateway:
         for number in range(2):

@@ -24,13 +24,9 @@ from tidegate_schemas import subjects
 from tidegate_schemas.errors import LedgerError, TidegateError
 from tidegate_schemas.vocabulary import OPERATOR
 
-from .console import JsonOption, ProjectOption, StateOption, clean, out, print_json, run, table
+from .console import JsonOption, ProjectOption, StateOption, clean, out, print_json, run
 
-_MARKS = {
-    "ok": "[green]ok[/green]",
-    "failed": "[red]failed[/red]",
-    "skipped": "[yellow]skipped[/yellow]",
-}
+_STYLES = {"ok": "green", "failed": "red", "skipped": "yellow"}
 
 
 def doctor(
@@ -45,8 +41,13 @@ def doctor(
     if as_json:
         print_json([msgspec.to_builtins(finding) for finding in findings])
     else:
-        rows = ((f.check, _MARKS[f.status], clean(f.detail)) for f in findings)
-        out.print(table("", ("check", "", "finding"), rows))
+        width = max(len(finding.check) for finding in findings)
+        for finding in findings:
+            indented = clean(finding.detail).replace("\n", f"\n{'':{width + 9}}")
+            mark = f"[{_STYLES[finding.status]}]{finding.status:<7}[/]"
+            out.print(
+                f"{mark} {finding.check:<{width}} {indented}", soft_wrap=True, highlight=False
+            )
     if any(finding.status == "failed" for finding in findings):
         raise typer.Exit(1)
 
@@ -83,7 +84,8 @@ async def _examine(folder: Path | None, state: Path | None) -> list[Finding]:
     except TidegateError as error:
         return [*findings, Finding("stack", "skipped", str(error))]
     try:
-        findings += [finding async for finding in _examine_stack(project, url, folder, state)]
+        async for finding in _examine_stack(project, url, folder, state):
+            findings.append(finding)  # noqa: PERF401 - an error must not lose what was found
     except TidegateError as error:
         findings.append(Finding("broker", "failed", str(error)))
     return findings

@@ -1,0 +1,40 @@
+"""A gateway in a process of its own, to be killed.
+
+    python gateway_process.py <url> <seed> <folder of the bundle>
+
+It begins when a line comes on its standard input, so that loading Python takes no time then.
+Ends with status 3 when the ledger is not what it should be, which another start may mend: what a
+killed gateway had sent may be stored after its successor has looked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from tidegate_bus.accounts import GATEWAY
+from tidegate_bus.connection import connect
+from tidegate_bus.telemetry import Health, configure_logging
+from tidegate_policy.bundle import load_bundle
+from tidegate_policy.decide import Limits
+from tidegate_policy.gateway import Gateway, GatewaySettings
+from tidegate_schemas.errors import LedgerError
+
+
+async def main(url: str, seed: str, folder: Path) -> None:
+    """Work until killed."""
+    bundle = load_bundle(folder)
+    sys.stdin.readline()
+    settings = GatewaySettings("test/0", Limits(256 * 1024), 600.0, 100_000)
+    async with await connect(url, GATEWAY, seed) as connection:
+        await Gateway(connection, bundle, settings, Health()).run()
+
+
+if __name__ == "__main__":
+    configure_logging("gateway")
+    try:
+        asyncio.run(main(sys.argv[1], sys.argv[2], Path(sys.argv[3])))
+    except LedgerError as error:
+        print(error, file=sys.stderr)
+        sys.exit(3)
