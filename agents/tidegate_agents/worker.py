@@ -24,6 +24,7 @@ from tidegate_bus.publisher import Publisher
 from tidegate_schemas.clock import rfc3339
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.errors import (
+    Denied,
     InvalidEnvelope,
     InvalidInput,
     Permanent,
@@ -88,12 +89,14 @@ class _Work:
     delivery: Delivery
     envelope: Envelope
     history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    denied: bool = False
 
     @property
     def record(self) -> Record:
         return self.delivery.record
 
     def failed(self, error: BaseException) -> None:
+        self.denied = isinstance(error, Denied)
         entry = {"time": rfc3339(time.time_ns()), "error": describe(error)}
         self.history.append({"attempt": len(self.history) + 1, **entry})
 
@@ -280,7 +283,7 @@ class Worker:
     async def _attempt(self, work: _Work, log: structlog.stdlib.BoundLogger) -> None:
         record, delivered = work.record, work.delivery.delivered
         if delivered > self._manifest.retry.attempts + _CRASHES:
-            raise _Poison(delivered)
+            raise Unanswered(delivered)
         handler = self._agent.handlers.get((record.kind, record.to))
         if handler is None:
             raise Permanent(f"this version has no handler for {record.kind} {record.to}")
@@ -333,7 +336,9 @@ class Worker:
         raise _Released(max(0.0, until - self._loop.time()))
 
 
-class _Poison(Permanent):
+class Unanswered(Permanent):
+    """A message that was delivered again and again; dead letters show this name."""
+
     def __init__(self, delivered: int) -> None:
         super().__init__(
             f"delivered {delivered} times without an answer: its handler kills the worker, or "
@@ -350,9 +355,15 @@ def _caused_by(cause: Envelope, envelope: Envelope) -> Envelope:
 
 
 def _answer(manifest: Manifest, work: _Work, type: str, data: Any) -> Envelope:
-    """A result whose id follows from the message: handled twice, it is published once."""
+    """A result or a dead letter. Its id follows from the message alone, so that a task has one.
+
+    Handled twice, by two workers or after a crash, the second answer is a duplicate to the gateway,
+    also when the first was a result and the second gives up. Only a denied result does not stand
+    in the way of the dead letter that says so.
+    """
     record, envelope = work.record, work.envelope
-    identity = hashlib.sha256(f"{record.by}\n{envelope.id}\n{type}".encode()).hexdigest()[:32]
+    name = f"{record.by}\n{envelope.id}" + ("\ndenied" if work.denied else "")
+    identity = hashlib.sha256(name.encode()).hexdigest()[:32]
     try:
         return Envelope.new(
             type,

@@ -22,10 +22,11 @@ from tidegate_schemas.subjects import Principal
 
 from .client import NatsClient
 from .keyring import public_key
+from .tasks import end
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.connection")
 
-Listener = Callable[[], None]
+Listener = Callable[[], object]
 
 _FLUSH_SECONDS = 1.0
 """How long a sender waits for a broker that takes nothing, once the buffer is full."""
@@ -122,11 +123,21 @@ class Connection:
 
         Raises:
             ApiError: it answered with an error.
-            Unavailable: nobody answered in time, or this principal may not ask.
+            Unavailable: nobody answered in time, or this principal may not ask; or the
+                connection was lost meanwhile, and perhaps the answer with it.
         """
         payload = b"" if request is None else msgspec.json.encode(request)
+        asking = asyncio.create_task(self.nats.request(subject, payload, timeout=timeout))
+        unlisten = self.on_reconnect(asking.cancel)
         try:
-            answer = await self.nats.request(subject, payload, timeout=timeout)
+            await asyncio.wait({asking})
+        finally:
+            unlisten()
+            await end(asking)
+        if asking.cancelled():
+            raise Unavailable(f"no answer to {subject} ({self.principal}): reconnected meanwhile")
+        try:
+            answer = asking.result()
         except (nats.errors.Error, TimeoutError) as error:
             raise Unavailable(f"no answer to {subject} ({self.principal}): {error}") from error
         body: dict[str, Any] = msgspec.json.decode(answer.data)

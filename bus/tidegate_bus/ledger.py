@@ -175,7 +175,12 @@ class LedgerReader:
                 why = headers.get("Description", "")
                 done.set_exception(Unavailable(f"{self._stream}: {status} {why}"))
 
+        def lost() -> None:
+            if not done.done():
+                done.set_exception(Unavailable(f"{self._stream}: reconnected meanwhile"))
+
         inbox = connection.nats.new_inbox()
+        unlisten = connection.on_reconnect(lost)
         try:
             async with patience:
                 subscription = await connection.listen(inbox, collect)
@@ -190,3 +195,5 @@ class LedgerReader:
                     await connection.forget(subscription)
         except TimeoutError:
             raise Unavailable(f"{self._stream} does not answer {connection.principal}") from None
+        finally:
+            unlisten()

@@ -36,6 +36,7 @@ from .project import Project, State, check_blueprints
 
 _POLL_SECONDS = 0.02
 _GRACE_SECONDS = 5.0
+_PATIENCE_SECONDS = 10.0
 _READY_SECONDS = 60.0
 _AGAIN_SECONDS = 1.0
 
@@ -147,13 +148,15 @@ class Stack:
         return await connect(self.server.url, principal, seed)
 
     def check(self) -> None:
-        """Raise if something is down that will not come back by itself.
+        """Raise if the bus is down and will not come back by itself.
+
+        An agent that cannot start any more is not the bus: the others go on without it.
 
         Raises:
-            InvalidInput: a process cannot start with what it is given.
+            InvalidInput: gateway or coordinator cannot start with what they are given.
             Unavailable: says what.
         """
-        for child in self.children:
+        for child in (self._coordinator, self._gateway):
             child.check()
         if self._keeper and self._keeper.done() and not self._keeper.cancelled():
             raise Unavailable(f"nobody keeps the broker running: {self._keeper.exception()!r}")
@@ -218,18 +221,19 @@ class Stack:
                     await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _until_ready(self) -> None:
+        """Wait for all of them, as long as it takes: a long ledger is read from its beginning."""
+        loop = asyncio.get_running_loop()
         missing = {child.name for child in self.children}
-        try:
-            async with asyncio.timeout(_READY_SECONDS):
-                while missing:
-                    self.check()
-                    missing -= {info.name for info in running(self.project.state)}
-                    await asyncio.sleep(_POLL_SECONDS)
-        except TimeoutError:
-            names = ", ".join(sorted(missing))
-            raise Unavailable(
-                f"not ready after {_READY_SECONDS:g} s: {names}; see {self.project.state.logs}"
-            ) from None
+        say = loop.time() + _PATIENCE_SECONDS
+        while missing:
+            for child in self.children:
+                child.check()
+            missing -= {info.name for info in running(self.project.state)}
+            if loop.time() > say:
+                say = loop.time() + _PATIENCE_SECONDS
+                names = ", ".join(sorted(missing))
+                self._on_line("stack", f"still waiting for {names}; they read the ledger")
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def _register_agents(self, operator: Connection) -> set[str]:
         """Tell the bus who provides what; the ids of the envelopes that say so.

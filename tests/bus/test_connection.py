@@ -111,6 +111,19 @@ async def test_a_question_that_nobody_answers_is_unavailable_at_once(broker: Bro
             await connection.api("nobody.at.home", timeout=30.0)
 
 
+async def test_a_question_over_a_lost_connection_is_not_waited_for(broker: Broker) -> None:
+    """Its answer may have been lost too: the caller hears it with the reconnect, and asks again."""
+    connection = await broker.connect(ADMIN)
+    async with broker.paused():
+        asking = asyncio.create_task(connection.api(STREAM_INFO, timeout=60.0))
+        await until(lambda: connection.nats.stats["out_msgs"] > 0)
+        await broker.kill()
+    await broker.restart()
+    async with asyncio.timeout(5.0):
+        with pytest.raises(Unavailable, match="reconnected"):
+            await asking
+
+
 async def test_listeners_hear_of_each_reconnect_until_they_are_taken_off(broker: Broker) -> None:
     """After a kill and a start on the same port the connection is there again by itself."""
     connection = await broker.connect(ADMIN)

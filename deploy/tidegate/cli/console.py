@@ -19,8 +19,9 @@ from rich.table import Table
 T = TypeVar("T")
 
 _terminal = sys.stdout.isatty()
-out = Console(soft_wrap=not _terminal, width=None if _terminal else 120)
-err = Console(stderr=True, soft_wrap=True)
+# emoji=False: `:a:` in an id is an id.
+out = Console(soft_wrap=not _terminal, width=None if _terminal else 120, emoji=False)
+err = Console(stderr=True, soft_wrap=True, emoji=False)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 ProjectOption = Annotated[
