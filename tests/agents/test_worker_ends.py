@@ -27,7 +27,7 @@ from tidegate_schemas import subjects
 from tidegate_schemas.errors import Unavailable
 from tidegate_schemas.manifest import Retry
 from tidegate_schemas.subjects import Verdict
-from tidegate_schemas.vocabulary import DEADLETTER
+from tidegate_schemas.vocabulary import DEADLETTER, RESULT
 
 from .test_worker import manifest, office, working
 
@@ -203,6 +203,33 @@ async def test_a_task_that_is_handled_twice_has_one_result(
 
     assert delivered == [1, 2]
     assert [record.verdict for record, _ in results] == [Verdict.ALLOW, Verdict.DUPLICATE]
+
+
+async def test_a_task_has_one_answer_also_when_it_is_handled_differently(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a result that was recorded, giving up on the same task changes nothing."""
+    done = Delivery.done
+
+    async def only_at_first(data: Any, context: Context) -> str:
+        if context.delivered > 1:
+            raise ValueError
+        return "result"
+
+    async def lost_at_first(delivery: Delivery) -> None:
+        if delivery.delivered > 1:
+            await done(delivery)
+
+    monkeypatch.setattr(Delivery, "done", lost_at_first)
+    async with office(broker, lease=1.0) as desk, working(broker, _agent(only_at_first)):
+        await desk.ask()
+        await desk.settled()
+        results = await desk.results()
+
+    assert [(record.verdict, message.type) for record, message in results] == [
+        (Verdict.ALLOW, RESULT),
+        (Verdict.DUPLICATE, DEADLETTER),
+    ]
 
 
 @contextlib.asynccontextmanager

@@ -133,8 +133,8 @@ async def test_a_foreign_write_fences_the_next_append(
     assert await payloads(broker) == ["a", "foreign"]
 
 
-@pytest.mark.parametrize("foreign", [1, 2, 3, 4, 5, 6])
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 1, 3), (3, 3, 3)], ids=str)
+@pytest.mark.parametrize("foreign", [1, 2, 3, 4])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 1, 3)], ids=str)
 async def test_after_a_fenced_append_nothing_is_stored(
     broker: Broker, sizes: tuple[int, ...], foreign: int
 ) -> None:

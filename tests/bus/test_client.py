@@ -12,6 +12,7 @@ from nats.aio.msg import Msg
 
 from support import ADMIN, INTRUDER, PUBLISHER, Broker, until
 from tidegate_bus.accounts import MAX_PAYLOAD
+from tidegate_bus.connection import Connection
 from tidegate_bus.keyring import Keyring
 from tidegate_schemas.subjects import ingress_stream, submission
 
@@ -68,6 +69,27 @@ async def test_a_sender_that_waits_for_the_socket_can_be_cancelled(broker: Broke
         await asyncio.wait({sender}, timeout=5.0)
 
         assert sender.cancelled()
+
+
+async def test_a_cancellation_that_comes_with_the_answer_is_not_swallowed(broker: Broker) -> None:
+    """Whoever asks can be cancelled at any moment.
+
+    `asyncio.wait_for` of Python 3.11, which nats-py uses, gives out the answer instead.
+    """
+    connection = await broker.connect(ADMIN)
+    async with broker.paused():
+        asking = asyncio.create_task(connection.nats.request("$JS.API.INFO", timeout=60.0))
+        await until(lambda: bool(open_questions(connection)))
+        open_questions(connection)[0].set_result(Msg(connection.nats))
+        asking.cancel()
+        await asyncio.wait({asking})
+
+    assert asking.cancelled()
+
+
+def open_questions(connection: Connection) -> list[asyncio.Future[Msg]]:
+    """What a connection waits for answers with."""
+    return list(connection.nats._resp_map.values())  # pyright: ignore
 
 
 async def test_a_connection_can_be_closed_with_messages_that_cannot_be_sent(

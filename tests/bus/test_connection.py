@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,16 +60,18 @@ async def test_a_broker_that_says_nothing_is_not_connected(broker: Broker) -> No
 
 
 @pytest.mark.parametrize("url", ["", "nats://", "127.0.0.1:4222", "nats://host:port", "http://h"])
-async def test_what_is_no_address_is_invalid_input(broker: Broker, url: str) -> None:
+async def test_what_is_no_address_is_invalid_input(tmp_path: Path, url: str) -> None:
     """A retry does not help, so it is not called unavailable."""
+    keyring = Keyring(tmp_path)
+    keyring.ensure(AGENT)
     with pytest.raises(InvalidInput, match="no address"):
-        await connect(url, AGENT, broker.keyring.seed(AGENT))
+        await connect(url, AGENT, keyring.seed(AGENT))
 
 
-async def test_what_is_no_seed_is_invalid_input(broker: Broker) -> None:
+async def test_what_is_no_seed_is_invalid_input() -> None:
     """Nothing of nkeys' own errors comes out."""
     with pytest.raises(InvalidInput, match="not an nkey seed"):
-        await connect(broker.url, AGENT, "SUANOTHING")
+        await connect("nats://127.0.0.1:4222", AGENT, "SUANOTHING")
 
 
 async def test_connecting_can_be_cancelled(broker: Broker) -> None:

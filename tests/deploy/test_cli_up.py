@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 import subprocess
@@ -10,8 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from support import until
+from tidegate.cli.console import table
 from tidegate.cli.init import init
 from tidegate.cli.up import LinePrinter
 from tidegate.processes import running
@@ -191,6 +194,16 @@ def test_log_lines_are_printed_as_words(
     LinePrinter()("it", line)
 
     assert capsys.readouterr().err.startswith(expected)
+
+
+def test_names_stay_whole_in_a_narrow_terminal() -> None:
+    """The first column can be copied, whatever becomes of the others."""
+    narrow = Console(width=40, file=io.StringIO(), record=True)
+    name = "fc63bd1434f2c12d"
+    rows = [(name, "greet-visitor", "c" * 32)]
+    narrow.print(table("", ("run", "blueprint", "correlation"), rows))
+
+    assert name in narrow.export_text()
 
 
 def test_quiet_leaves_only_what_goes_wrong(capsys: pytest.CaptureFixture[str]) -> None:

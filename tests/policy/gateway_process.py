@@ -25,7 +25,8 @@ from tidegate_schemas.errors import LedgerError
 async def main(url: str, seed: str, folder: Path) -> None:
     """Work until killed."""
     bundle = load_bundle(folder)
-    sys.stdin.readline()
+    if not sys.stdin.readline():
+        return  # whoever would have begun is gone
     settings = GatewaySettings("test/0", Limits(256 * 1024), 600.0, 100_000)
     async with await connect(url, GATEWAY, seed) as connection:
         await Gateway(connection, bundle, settings, Health()).run()

@@ -9,15 +9,16 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
-import msgspec
 from nats.aio.msg import Msg
 
 from policy.kit import write
 from support import ADMIN, Broker, Raw
 from support.broker import PERMIT_ALL, ROSTER
 from tidegate_bus.accounts import GATEWAY
-from tidegate_bus.connection import Connection, connect
+from tidegate_bus.connection import Connection, StreamState, connect
+from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.telemetry import Health
 from tidegate_policy.bundle import Member, load_bundle
 from tidegate_policy.decide import Limits
@@ -25,11 +26,13 @@ from tidegate_policy.gateway import Gateway, GatewaySettings
 from tidegate_policy.invariants import Checker
 from tidegate_schemas import subjects
 from tidegate_schemas.envelope import Envelope, encode
+from tidegate_schemas.errors import Unavailable
 from tidegate_schemas.record import Receipt, Record, decode_receipts
 from tidegate_schemas.subjects import Principal, Verdict
 
 LEDGER = subjects.ledger_stream(0)
 INGRESS = subjects.ingress_stream(0)
+_admins: WeakKeyDictionary[Broker, Connection] = WeakKeyDictionary()
 
 
 class WatchedHealth(Health):
@@ -94,7 +97,7 @@ class Sender:
     subject: str
     raw: Raw
     receipts: list[Receipt] = field(default_factory=list[Receipt])
-    messages: int = 0
+    sizes: list[int] = field(default_factory=list[int])
 
     async def send(self, payload: bytes, headers: bytes = b"") -> None:
         """Submit bytes."""
@@ -105,7 +108,7 @@ class Sender:
 
     async def hear(self, message: Msg) -> None:
         """Receipts have come."""
-        self.messages += 1
+        self.sizes.append(len(message.data))
         self.receipts += decode_receipts(message.data)
 
 
@@ -127,16 +130,37 @@ def event(name: str, type: str = "x.y", **attributes: Any) -> bytes:
     return encode(Envelope.new(type, id=name, **attributes))
 
 
+async def admin(broker: Broker) -> Connection:
+    """A connection of the administrator, always the same one."""
+    if broker not in _admins:
+        _admins[broker] = await broker.connect(ADMIN)
+    return _admins[broker]
+
+
+async def _state(broker: Broker, stream: str) -> StreamState:
+    """Of a stream, also when the broker is just back and the connection not yet."""
+    for _ in range(5):
+        with contextlib.suppress(Unavailable):
+            return await (await admin(broker)).stream_state(stream)
+    raise AssertionError(f"no answer about {stream}")
+
+
 async def ingress_state(broker: Broker) -> tuple[int, int]:
     """First and last sequence of the ingress."""
-    state = await (await broker.connect(GATEWAY)).stream_state(INGRESS)
+    state = await _state(broker, INGRESS)
     return state.first_seq, state.last_seq
+
+
+async def length(broker: Broker) -> int:
+    """Last sequence of the ledger."""
+    return (await _state(broker, LEDGER)).last_seq
 
 
 async def settled(broker: Broker) -> bool:
     """Whether every submission has its record."""
-    records = await broker.records()
-    return (records[-1].ingress.seq if records else 0) == (await ingress_state(broker))[1]
+    last = await LedgerReader(await admin(broker)).last()
+    recorded = last.record().ingress.seq if last else 0
+    return recorded == (await ingress_state(broker))[1]
 
 
 async def check(broker: Broker, *, whole: bool = True) -> list[Record]:
@@ -146,7 +170,7 @@ async def check(broker: Broker, *, whole: bool = True) -> list[Record]:
     """
     checker = Checker()
     records: list[Record] = []
-    async for stored in (await broker.reader()).read():
+    async for stored in LedgerReader(await admin(broker)).read():
         made = checker.add(stored)
         if made is not None:
             records.append(made)
@@ -163,6 +187,6 @@ async def check(broker: Broker, *, whole: bool = True) -> list[Record]:
 
 async def limit(broker: Broker, stream: str, **config: object) -> None:
     """Change a stream as only an administrator may."""
-    admin = await broker.connect(ADMIN)
-    found = (await admin.api(subjects.stream_info(stream)))["config"]
-    await admin.api(f"$JS.API.STREAM.UPDATE.{stream}", msgspec.to_builtins({**found, **config}))
+    connection = await admin(broker)
+    found = (await connection.api(subjects.stream_info(stream)))["config"]
+    await connection.api(f"$JS.API.STREAM.UPDATE.{stream}", {**found, **config})

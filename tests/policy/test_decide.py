@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from policy.kit import EXAMPLES, NOW, PROVIDER, SENDER, loaded, submission
@@ -64,13 +64,36 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=10,
 )
-attributes = st.fixed_dictionaries(
-    {"specversion": st.just("1.0"), "id": st.text(), "source": st.text(), "type": st.text()},
+good = st.fixed_dictionaries(
+    {
+        "specversion": st.just("1.0"),
+        "id": st.sampled_from(["e1", "e2", "é💥"]),
+        "source": st.just("s"),
+        "type": st.sampled_from(["x.y", "secret", "closed", "boom"]),
+    },
     optional={
-        name: st.text() | st.sampled_from(["task", "event", "a.b", "2026-01-31T12:00:00Z", "boom"])
-        for name in ("kind", "to", "runid", "expirytime", "costs", "dataclassification", "time")
-    }
-    | {"data": json_values, "attempt": st.integers(), "data_base64": st.text(), "x": json_values},
+        "kind": st.just("event"),
+        "to": st.sampled_from(["x.y", "secret", "work.do", "boom", SENDER]),
+        "runid": st.sampled_from(["r1", '"', "\\"]),
+        "dataclassification": st.just("public"),
+        "expirytime": st.sampled_from([rfc3339(NOW), rfc3339(NOW + 1)]),
+        "costs": st.just("usd:1"),
+        "attempt": st.integers(1, 9),
+        "data": json_values,
+    },
+)
+addressed = st.builds(
+    dict[str, Any].__or__,
+    good,
+    st.fixed_dictionaries(
+        {
+            "kind": st.sampled_from(["task", "event", "result", "control"]),
+            "to": st.sampled_from(["work.do", "work.none", PROVIDER, "x.y", "boom"]),
+        }
+    ),
+)
+wrong = st.dictionaries(
+    st.sampled_from(["data_base64", "x", "time", "id", "kind", "to"]), json_values, max_size=2
 )
 space = st.text(" \t\r\n", max_size=3).map(str.encode)
 
@@ -97,7 +120,9 @@ def joined(before: bytes, value: object, after: bytes) -> bytes:
 payloads: st.SearchStrategy[bytes] = (
     st.binary(max_size=200)
     | json_values.map(as_json)
-    | st.builds(joined, space, attributes, space)
+    | st.builds(joined, space, good, space)
+    | st.builds(joined, space, addressed, space)
+    | st.builds(joined, space, st.builds(dict[str, Any].__or__, addressed, wrong), space)
     | damaged()
 )
 
@@ -111,6 +136,7 @@ def test_any_bytes_get_a_record_and_a_receipt(bundle: Bundle, payload: bytes, by
 
     stored = made(bundle, decision, given_)
 
+    event(f"{stored.verdict} {stored.why.reason}")  # --hypothesis-show-statistics
     assert decode_record(encode_record(stored)) == stored
     message = stored.message()
     assert (message is None) == (stored.verdict is Verdict.REJECT) == (stored.raw is not None)

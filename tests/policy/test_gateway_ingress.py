@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from policy.rig import INGRESS, LEDGER, check, event, ingress_state, running, sending, settled
+from policy.rig import INGRESS, check, event, ingress_state, length, running, sending, settled
 from support import ADMIN, PUBLISHER, Broker, running_broker, until
 from tidegate_bus import topology
 from tidegate_bus.accounts import REGISTRAR
@@ -177,7 +177,7 @@ async def test_an_ingress_that_counts_anew_stops_the_gateway(broker: Broker, liv
         await asyncio.wait([gateway.task], timeout=20)
         assert isinstance(gateway.task.exception(), LedgerGap)
 
-    assert await broker.length(LEDGER) == 3
+    assert await length(broker) == 3
 
 
 async def test_large_messages_are_read_in_their_order(broker: Broker) -> None:

@@ -9,7 +9,18 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from policy.rig import INGRESS, LEDGER, Running, check, event, limit, running, sending, settled
+from policy.rig import (
+    LEDGER,
+    Running,
+    check,
+    event,
+    ingress_state,
+    length,
+    limit,
+    running,
+    sending,
+    settled,
+)
 from support import ADMIN, LIMITS, OTHER, PUBLISHER, Broker, until
 from tidegate_bus import appender, ledger, topology
 from tidegate_bus import publisher as publishing
@@ -121,8 +132,8 @@ async def test_a_gateway_survives_the_death_of_the_broker(broker: Broker) -> Non
         for _ in range(3):
             load = asyncio.create_task(publish(publisher, *names(sent, sent + 600)))
             sent += 600
-            length = await broker.length(LEDGER)
-            await until(lambda length=length: longer(broker, length))
+            before = await length(broker)
+            await until(lambda before=before: longer(broker, before))
             await broker.kill()
             await broker.restart()
             receipts = await load
@@ -136,7 +147,7 @@ async def test_a_gateway_survives_the_death_of_the_broker(broker: Broker) -> Non
 
 async def longer(broker: Broker, than: int) -> bool:
     """Whether the ledger has grown."""
-    return await broker.length(LEDGER) > than
+    return await length(broker) > than
 
 
 async def test_an_idle_gateway_tells_that_the_broker_is_away(
@@ -231,7 +242,7 @@ async def test_a_foreign_write_stops_the_gateway(broker: Broker, good: bool, bus
         await publish(publisher, "m0")
         first = (await broker.records())[0]
         load = asyncio.create_task(publish(publisher, *names(1, 500))) if busy else None
-        seq = await broker.length(LEDGER) + 1
+        seq = await length(broker) + 1
         forged = msgspec.structs.replace(first, seq=seq, ingress=Ingress(seq, 0, first.time))
         payload = encode_record(forged) if good else b"forged"
         await foreign.publish(subjects.ledger(0, Verdict.ALLOW, Kind.EVENT, "x.y"), payload)
@@ -290,7 +301,7 @@ async def test_a_ledger_that_lost_records_stops_the_gateway(broker: Broker) -> N
         assert (error.stream, error.expected, error.found) == (LEDGER, 10, 0)
         load.cancel()
         await asyncio.gather(load, return_exceptions=True)
-    assert await broker.length(LEDGER) == 0
+    assert await length(broker) == 0
 
 
 async def test_a_full_ledger_admits_nothing_until_there_is_room(broker: Broker) -> None:
@@ -301,12 +312,12 @@ async def test_a_full_ledger_admits_nothing_until_there_is_room(broker: Broker) 
     async with running(broker) as gateway:
         loads = [asyncio.create_task(publisher.publish(one, timeout=60)) for one in large]
         await until(lambda: "maximum bytes exceeded" in gateway.status)
-        full = await broker.length(LEDGER)
+        full = await length(broker)
         seen = len(gateway.health.reports)
         await until(lambda: len(gateway.health.reports) > seen + 2)
         assert None not in gateway.health.reports[seen:]
         assert 0 < full < 20
-        assert await broker.length(LEDGER) == full
+        assert await length(broker) == full
         assert not gateway.task.done()
 
         await limit(broker, LEDGER, max_bytes=10_000_000)
@@ -326,4 +337,4 @@ async def test_a_closed_connection_ends_the_gateway(broker: Broker) -> None:
         assert isinstance(await end(gateway), Unavailable)
         load.cancel()
         await asyncio.gather(load, return_exceptions=True)
-    assert await broker.length(INGRESS) <= 1
+    assert (await ingress_state(broker))[1] <= 1

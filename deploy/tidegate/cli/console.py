@@ -63,10 +63,10 @@ def clean(text: str) -> str:
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
-    """A table of text; None is shown as a dash."""
+    """A table of text; None is shown as a dash. What it is about, first, is never folded."""
     made = Table(title=title or None, title_justify="left", header_style="bold")
-    for column in columns:
-        made.add_column(column, overflow="fold")
+    for number, column in enumerate(columns):
+        made.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
         made.add_row(*("-" if cell is None else str(cell) for cell in row))
     return made
