@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, overload
+from typing import Self
 
 from tidegate_bus.connection import Connection, connect
 from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.publisher import Publisher
-from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidInput
-from tidegate_schemas.record import Receipt, Record
+from tidegate_schemas.record import Record
 from tidegate_schemas.subjects import Principal
 
 from .project import State, address, find_project
@@ -23,12 +22,15 @@ class Bus:
 
     async with await Bus.connect(url, "outside.git", seed) as bus:
         receipt = await bus.publish(Envelope.new("repo.commit", {"sha": "…"}))
+
+    Attributes:
+        publish: publishes an envelope, see `tidegate_bus.publisher.Publisher.publish`.
     """
 
     def __init__(self, connection: Connection, publisher: Publisher) -> None:
         """Strictly private: use `connect` or `of_project`."""
         self._connection = connection
-        self._publisher = publisher
+        self.publish = publisher.publish
 
     @classmethod
     async def connect(cls, url: str, principal: str, seed: str, *, window: int = 256) -> Self:
@@ -80,35 +82,6 @@ class Bus:
                 f"named; publishers stand in tidegate.yaml, agents in agents/"
             )
         return await cls.connect(url, principal, where.keyring.seed(who), window=window)
-
-    @overload
-    async def publish(
-        self, envelope: Envelope, *, wait: Literal["verdict"] = "verdict", timeout: float = 30.0
-    ) -> Receipt: ...
-
-    @overload
-    async def publish(
-        self, envelope: Envelope, *, wait: Literal["accepted"], timeout: float = 30.0
-    ) -> None: ...
-
-    async def publish(
-        self,
-        envelope: Envelope,
-        *,
-        wait: Literal["verdict", "accepted"] = "verdict",
-        timeout: float = 30.0,
-    ) -> Receipt | None:
-        """Publish an envelope; see `tidegate_bus.publisher.Publisher.publish`.
-
-        Raises:
-            Denied: policy or a rule of the gateway said no; has the deciding policy ids.
-            Rejected: the gateway could not read it.
-            NoReceipt: nothing was heard in time; publish the same envelope again.
-        """
-        if wait == "accepted":
-            await self._publisher.publish(envelope, wait="accepted", timeout=timeout)
-            return None
-        return await self._publisher.publish(envelope, timeout=timeout)
 
     @property
     def ledger(self) -> LedgerReader:
