@@ -11,34 +11,37 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from tidegate_schemas import subjects
+from tidegate_schemas.identity import BUILT_IN_TEAM, Role
 from tidegate_schemas.subjects import Principal
 
 MAX_PAYLOAD = 1024 * 1024
 """Largest message the broker takes. Above the gateway's limit, so that what is too large for
 the gateway still reaches it and is recorded as rejected."""
 
+MAX_CONNECTIONS = 20_000
+"""Of all clients together; the warden sees to it that no identity has more than its share."""
+
+MAX_SUBSCRIPTIONS = 1000
+"""Of one connection. A worker has a handful."""
+
+MAX_PENDING = 32 * 1024 * 1024
+"""Bytes that wait for a client that does not read, before the broker lets it go."""
+
 PULL_SECONDS = 60.0
 """Longest pull request. The export below forgets a request that is older than its threshold."""
 
 
-class Role(StrEnum):
-    """What a principal is to the broker."""
+GATEWAY = Principal(BUILT_IN_TEAM, "gateway")
+REGISTRAR = Principal(BUILT_IN_TEAM, "registrar")
+WARDEN = Principal(BUILT_IN_TEAM, "warden")
+PROBE = Principal(BUILT_IN_TEAM, "probe")
 
-    GATEWAY = "gateway"
-    REGISTRAR = "registrar"
-    COORDINATOR = "coordinator"
-    OPERATOR = "operator"
-    AGENT = "agent"
-    PUBLISHER = "publisher"
-
-
-GATEWAY = Principal("tidegate", "gateway")
-REGISTRAR = Principal("tidegate", "registrar")
+_ACCOUNTS = {Role.GATEWAY: "BUS", Role.REGISTRAR: "BUS", Role.WARDEN: "SYS"}
+"""Of the other roles it is AGENTS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,11 @@ class Identity:
     principal: Principal
     role: Role
     public_key: str
+
+
+def account(role: Role) -> str:
+    """The account in which a role's principals live."""
+    return _ACCOUNTS.get(role, "AGENTS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +114,18 @@ def permissions(principal: Principal, role: Role, partition: int = 0) -> Permiss
             return Permissions(
                 (*sender.publish, *reader), (*sender.subscribe, subjects.tail(partition))
             )
-        case Role.PUBLISHER:
+        case Role.PUBLISHER | Role.PROBE:
             return sender
+        case Role.WARDEN:
+            return Permissions(
+                ("$SYS.REQ.SERVER.PING.CONNZ", "$SYS.REQ.SERVER.*.KICK", "$SYS.REQ.CLAIMS.UPDATE"),
+                (
+                    own_inbox,
+                    "$SYS.ACCOUNT.*.CONNECT",
+                    "$SYS.ACCOUNT.*.DISCONNECT",
+                    "$SYS.SERVER.*.CLIENT.AUTH.ERR",
+                ),
+            )
 
 
 def configuration(
@@ -117,6 +135,7 @@ def configuration(
     store_bytes: int,
     host: str = "127.0.0.1",
     port: int = -1,
+    tls: dict[str, Any] | None = None,
     partition: int = 0,
 ) -> str:
     """The text of a nats-server configuration file (JSON, which that format contains).
@@ -127,13 +146,13 @@ def configuration(
         store_bytes: how much the streams may take; a full disk is found out when it is full.
         host: where to listen.
         port: where to listen; -1 takes a free one.
+        tls: the block of that name, where clients must speak TLS.
         partition: number in the names of the streams.
     """
-    users: dict[str, list[dict[str, Any]]] = {"BUS": [], "AGENTS": []}
+    users: dict[str, list[dict[str, Any]]] = {"SYS": [], "BUS": [], "AGENTS": []}
     for identity in identities:
         allowed = permissions(identity.principal, identity.role, partition)
-        account = "BUS" if identity.role in (Role.GATEWAY, Role.REGISTRAR) else "AGENTS"
-        users[account].append(
+        users[account(identity.role)].append(
             {
                 "nkey": identity.public_key,
                 "permissions": {
@@ -147,6 +166,11 @@ def configuration(
         "server_name": "tidegate",
         "listen": f"{host}:{port}",
         "max_payload": MAX_PAYLOAD,
+        "max_connections": MAX_CONNECTIONS,
+        "max_subscriptions": MAX_SUBSCRIPTIONS,
+        "max_pending": MAX_PENDING,
+        "write_deadline": "5s",
+        **({"tls": tls} if tls else {}),
         "jetstream": {
             "store_dir": str(store),
             "max_file_store": store_bytes,
@@ -155,7 +179,7 @@ def configuration(
         "feature_flags": {"js_ack_fc_v2": False},  # the ack subjects above are of the first form
         "system_account": "SYS",
         "accounts": {
-            "SYS": {},
+            "SYS": {"users": users["SYS"]},
             "BUS": {
                 "jetstream": "enabled",
                 "users": users["BUS"],

@@ -1,4 +1,4 @@
-"""The client of nats-py, with five faults of its version 2.16 mended.
+"""The client of nats-py, with five faults of its version 2.16 mended, and keys that can change.
 
 `tests/bus/test_client.py` shows each of them against a real broker.
 """
@@ -7,18 +7,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from .credentials import Credentials
+
 _SPARED = ("permissions violation", "stale connection")
 
 
 class NatsClient(Client):
-    """A connection that survives pings and errors, can be flushed, cancelled and closed."""
+    """A connection that survives pings and errors, can be flushed, cancelled and closed.
+
+    Args:
+        credentials: asked before each attempt to connect, so that a rotated key takes effect
+            with the next one.
+    """
+
+    def __init__(self, credentials: Callable[[], Credentials]) -> None:
+        super().__init__()
+        self._credentials = credentials
+
+    def _connect_command(self) -> bytes:
+        found = self._credentials()
+        self._auth_configured = True
+        self._public_nkey = found.public_key
+        self._signature_cb = found.sign
+        self._user_jwt_cb = found.jwt.encode if found.jwt else None  # asked for bytes
+        return super()._connect_command()
 
     async def _process_err(self, err_msg: str) -> None:
         # After any error but these nats-py closes for good, whatever was said about reconnecting.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -21,7 +23,7 @@ from tidegate_schemas.errors import InvalidInput, NotConnected, Unavailable
 from tidegate_schemas.subjects import Principal
 
 from .client import NatsClient
-from .keyring import public_key
+from .credentials import Credentials
 from .tasks import end
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.connection")
@@ -30,6 +32,10 @@ Listener = Callable[[], object]
 
 _FLUSH_SECONDS = 1.0
 """How long a sender waits for a broker that takes nothing, once the buffer is full."""
+
+
+_REFUSED_SECONDS = 1.0
+"""Pause before the next attempt with a key that the broker refused."""
 
 
 class ApiError(Unavailable):
@@ -47,11 +53,13 @@ class ApiError(Unavailable):
 class Connection:
     """A principal's connection. Make one with `connect`; close it, or use it in `async with`."""
 
-    def __init__(self, principal: Principal, url: str) -> None:
+    def __init__(self, principal: Principal, url: str, secret: str | Path) -> None:
         """Strictly private: use `connect`."""
         self.principal = principal
         self.url = url
-        self.nats: Client = NatsClient()
+        self._secret = secret
+        self._known = Credentials.of(secret)
+        self.nats: Client = NatsClient(self._credentials)
         self._on_reconnect: list[Listener] = []
         self._closing = False
 
@@ -166,6 +174,13 @@ class Connection:
                 pass  # the broker is gone; there is nothing left to send it
         await self.nats.close()
 
+    def _credentials(self) -> Credentials:
+        try:
+            self._known = Credentials.of(self._secret)
+        except InvalidInput as error:  # the broker knows whether the last ones are still good
+            _log.warning("cannot read the key again", error=str(error))
+        return self._known
+
     async def _reconnected(self) -> None:
         _log.info("reconnected", principal=str(self.principal))
         self._tell()
@@ -180,6 +195,11 @@ class Connection:
     async def _disconnected(self) -> None:
         if not self._closing:
             _log.warning("disconnected", principal=str(self.principal))
+
+    async def _refused(self) -> None:
+        """The broker does not know the key any more: perhaps it is replaced later."""
+        _log.error("the broker refuses the key", principal=str(self.principal))
+        await asyncio.sleep(_REFUSED_SECONDS)
 
     async def _failed(self, error: Exception) -> None:
         _log.warning("connection", principal=str(self.principal), error=str(error) or repr(error))
@@ -205,21 +225,29 @@ class StreamState(msgspec.Struct, frozen=True):
     bytes: int
 
 
-async def connect(url: str, principal: Principal, seed: str, *, timeout: float = 5.0) -> Connection:
+async def connect(
+    url: str,
+    principal: Principal,
+    secret: str | Path,
+    *,
+    tls: ssl.SSLContext | None = None,
+    timeout: float = 5.0,
+) -> Connection:
     """Connect as a principal.
 
     Args:
-        url: `nats://host:port`, or several with commas.
+        url: `nats://host:port` or `tls://host:port`, or several with commas.
         principal: who; decides which subjects are its own.
-        seed: its nkey seed (`SU…`).
+        secret: its nkey seed (`SU…`) or the text of a `.creds` file; or the path of a file with
+            either, which is read again at each reconnect, so that a key can be rotated.
+        tls: whom to trust, and what to prove oneself with, where the broker wants TLS.
         timeout: seconds for the first connection; later ones are retried for ever.
 
     Raises:
         NotConnected: nobody answers there, or the broker does not know the key.
         InvalidInput: no nkey seed, or no address.
     """
-    public_key(seed)
-    connection = Connection(principal, url)
+    connection = Connection(principal, url, secret)
     problem = ""
 
     async def failed(error: Exception) -> None:
@@ -228,15 +256,17 @@ async def connect(url: str, principal: Principal, seed: str, *, timeout: float =
             problem = str(error) or repr(error)
         if connection.nats.is_connected:
             await connection._failed(error)  # pyright: ignore[reportPrivateUsage]
+        elif connection.nats.is_reconnecting and "Authorization" in str(error):
+            await connection._refused()  # pyright: ignore[reportPrivateUsage]
 
     options: dict[str, Any] = {
         "servers": [_checked(address) for address in url.split(",")],
         "name": str(principal),
-        "nkeys_seed_str": seed,
         "inbox_prefix": subjects.inbox(principal),
         "max_reconnect_attempts": -1,
         "reconnect_time_wait": 0.1,
         "ping_interval": 20,
+        "tls": tls,
         "flush_timeout": _FLUSH_SECONDS,
         "error_cb": failed,
         "reconnected_cb": connection._reconnected,  # pyright: ignore[reportPrivateUsage]

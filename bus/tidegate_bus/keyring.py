@@ -1,4 +1,4 @@
-"""Ed25519 nkeys (ADR-14), one a principal, as seed files that only their owner may read."""
+"""Ed25519 nkeys (ADR-14), one a principal, in files that only their owner may read."""
 
 from __future__ import annotations
 
@@ -8,31 +8,38 @@ from pathlib import Path
 
 import nkeys
 
-from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.subjects import Principal
+
+from .credentials import Credentials, public_key
 
 
 class Keyring:
-    """A folder of seeds: `<team>.<name>.nk`, mode 0600."""
+    """A folder of seeds: `<team>.<name>.nk`, mode 0600.
+
+    In operator mode `<team>.<name>.creds` stands beside it: the seed with the JWT.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def ensure(self, principal: Principal) -> str:
         """The public key of a principal; makes its seed first where there is none."""
-        path = self.path(principal)
+        path = self._seed_path(principal)
         if not path.exists():
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            seed = nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER)
-            part = path.with_suffix(f".{secrets.token_hex(8)}.part")
-            part.touch(0o600, exist_ok=False)
-            try:
-                part.write_bytes(seed + b"\n")
-                with contextlib.suppress(FileExistsError):  # another process was faster
-                    path.hardlink_to(part)  # so a half-written seed never bears the name
-            finally:
-                part.unlink()
-        return public_key(self.seed(principal))
+            with contextlib.suppress(FileExistsError):  # another process was faster
+                write_secret(path, new_seed(), replace=False)
+        return Credentials.of(path).public_key
+
+    def renew(self, principal: Principal) -> str:
+        """Replace the seed of a principal by a new one; the new public key."""
+        seed = new_seed()
+        write_secret(self._seed_path(principal), seed, replace=True)
+        return public_key(seed)
+
+    def forget(self, principal: Principal) -> None:
+        """Remove what there is of a principal."""
+        self._seed_path(principal).unlink(missing_ok=True)
+        self.creds_path(principal).unlink(missing_ok=True)
 
     def seed(self, principal: Principal) -> str:
         """The private seed of a principal.
@@ -40,32 +47,40 @@ class Keyring:
         Raises:
             InvalidInput: there is none, or others may read the file.
         """
-        path = self.path(principal)
-        try:
-            if path.stat().st_mode & 0o077:
-                raise InvalidInput(f"{path}: others may read this seed; run chmod 600 {path}")
-            return path.read_text("ascii").strip()
-        except OSError as error:
-            raise InvalidInput(f"{path}: no seed for {principal}: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise InvalidInput(f"{path}: not a seed") from None
+        return Credentials.of(self.path(principal)).seed
 
     def path(self, principal: Principal) -> Path:
-        """Where the seed of a principal is, or would be."""
+        """The file to connect with: the credentials where there are some, else the seed."""
+        creds = self.creds_path(principal)
+        return creds if creds.exists() else self._seed_path(principal)
+
+    def creds_path(self, principal: Principal) -> Path:
+        """Where the credentials of operator mode are, or would be."""
+        return self._folder / f"{principal}.creds"
+
+    def _seed_path(self, principal: Principal) -> Path:
         return self._folder / f"{principal}.nk"
 
 
-def public_key(seed: str) -> str:
-    """The public key (`U…`) of a seed (`SU…`).
+def new_seed(prefix: int = nkeys.PREFIX_BYTE_USER) -> str:
+    """A random seed, by default of a user (`SU…`)."""
+    return bytes(nkeys.encode_seed(secrets.token_bytes(32), prefix)).decode()
+
+
+def write_secret(path: Path, text: str, *, replace: bool) -> None:
+    """Write a file that only its owner may read; it is there whole, or not at all.
 
     Raises:
-        InvalidInput: not a user seed.
+        FileExistsError: it is there already, and is not to be replaced.
     """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    part = path.with_suffix(f".{secrets.token_hex(8)}.part")
+    part.touch(0o600, exist_ok=False)
     try:
-        pair = nkeys.from_seed(bytearray(seed.encode()))
-        key = bytes(pair.public_key)
-    except Exception as error:  # nkeys raises bare exceptions of several kinds
-        raise InvalidInput("not an nkey seed") from error
-    if not key.startswith(b"U"):
-        raise InvalidInput("an nkey seed, but not of a user")
-    return key.decode()
+        part.write_text(text + "\n", "ascii")
+        if replace:
+            part.replace(path)
+        else:
+            path.hardlink_to(part)
+    finally:
+        part.unlink(missing_ok=True)

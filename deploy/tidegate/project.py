@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tidegate_bus.accounts import GATEWAY, REGISTRAR, Identity, Role
+from tidegate_bus.accounts import GATEWAY, REGISTRAR, Identity
 from tidegate_bus.keyring import Keyring
 from tidegate_bus.topology import Limits, Subscription
 from tidegate_schemas.errors import InvalidDocument, InvalidInput, Problem
+from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import COORDINATOR, OPERATOR
 

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from support import ADMIN, AGENT, INTRUDER, OPERATOR, OTHER, PUBLISHER, Broker, Raw
-from tidegate_bus.accounts import GATEWAY, REGISTRAR, Identity, Role, configuration
+from tidegate_bus.accounts import GATEWAY, PROBE, REGISTRAR, WARDEN, Identity, configuration
 from tidegate_bus.ingress import PulledIngress
 from tidegate_bus.keyring import Keyring
 from tidegate_bus.server import find_server
 from tidegate_schemas.envelope import Envelope, encode
+from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import COORDINATOR
 
@@ -40,6 +41,11 @@ EVERYTHING = [
     "_INBOX_team_other.x",
     "_R_.x.y",
     "$SYS.REQ.SERVER.PING",
+    "$SYS.REQ.SERVER.PING.CONNZ",
+    "$SYS.REQ.SERVER.ID.KICK",
+    "$SYS.REQ.SERVER.ID.RELOAD",
+    "$SYS.REQ.CLAIMS.UPDATE",
+    "$SYS.REQ.CLAIMS.DELETE",
     "$SYS.REQ.USER.INFO",
     "$JS.FC.LEDGER_0.team_agent.x",
     "$JS.API.INFO",
@@ -80,6 +86,12 @@ ALLOWED: dict[Principal, set[str]] = {
         "$JS.ACK.LEDGER_0.team_agent.1.1.1.1.0",
     },
     PUBLISHER: set(),
+    PROBE: set(),
+    WARDEN: {
+        "$SYS.REQ.SERVER.PING.CONNZ",
+        "$SYS.REQ.SERVER.ID.KICK",
+        "$SYS.REQ.CLAIMS.UPDATE",
+    },
     OPERATOR: {"$JS.API.DIRECT.GET.LEDGER_0"},
     COORDINATOR: {"$JS.API.DIRECT.GET.LEDGER_0"},
     GATEWAY: {
@@ -159,7 +171,7 @@ async def test_a_principal_may_publish_what_its_role_names_and_nothing_else(
 ) -> None:
     """The broker itself refuses every other subject, all of the API among them."""
     raw = await speaking_as(who)
-    own: set[str] = set() if who in (GATEWAY, REGISTRAR) else {f"in.{who}"}
+    own: set[str] = set() if who in (GATEWAY, REGISTRAR, WARDEN) else {f"in.{who}"}
     allowed = {
         subject
         for subject in {*EVERYTHING, f"in.{who}"}

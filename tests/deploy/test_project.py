@@ -18,8 +18,8 @@ from tidegate.project import (
     load_project,
     open_project,
 )
-from tidegate_bus.accounts import Role
 from tidegate_schemas.errors import InvalidDocument, InvalidInput
+from tidegate_schemas.identity import Role
 
 AGENT = """\
 team: {team}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tidegate_bus import topology
-from tidegate_bus.accounts import GATEWAY, REGISTRAR, Identity, Role, configuration
+from tidegate_bus.accounts import GATEWAY, PROBE, REGISTRAR, WARDEN, Identity, configuration
 from tidegate_bus.connection import Connection, connect
 from tidegate_bus.keyring import Keyring
 from tidegate_bus.ledger import LedgerReader
@@ -27,6 +27,7 @@ from tidegate_bus.topology import Subscription
 from tidegate_policy.bundle import Member, load_bundle, write_bundle
 from tidegate_policy.decide import Limits
 from tidegate_policy.gateway import Gateway, GatewaySettings
+from tidegate_schemas.identity import Role
 from tidegate_schemas.record import Record
 from tidegate_schemas.subjects import Principal, stream_info
 from tidegate_schemas.vocabulary import COORDINATOR, OPERATOR
@@ -52,6 +53,8 @@ TOPIC = "thing.happened"
 ROLES = {
     GATEWAY: Role.GATEWAY,
     REGISTRAR: Role.REGISTRAR,
+    WARDEN: Role.WARDEN,
+    PROBE: Role.PROBE,
     COORDINATOR: Role.COORDINATOR,
     OPERATOR: Role.OPERATOR,
     AGENT: Role.AGENT,
