@@ -20,6 +20,7 @@ from tidegate_schemas.blueprint import Blueprint
 from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidEnvelope, InvalidInput
+from tidegate_schemas.identity import Registration, Revocation
 from tidegate_schemas.record import Record
 from tidegate_schemas.subjects import Kind, Principal, Verdict
 
@@ -39,7 +40,14 @@ from .run import (
     start,
 )
 
-_CONTROLS = frozenset((vocabulary.AGENT_REGISTER, vocabulary.RUN_START, vocabulary.RUN_CANCEL))
+_CONTROLS = frozenset(
+    (
+        vocabulary.IDENTITY_REGISTER,
+        vocabulary.IDENTITY_REVOKE,
+        vocabulary.RUN_START,
+        vocabulary.RUN_CANCEL,
+    )
+)
 _OWN_CONTROLS = frozenset((vocabulary.BLUEPRINT_REGISTER, vocabulary.RUN_TIMEOUT))
 _DECISIONS = frozenset((Verdict.ALLOW, Verdict.DENY, Verdict.REJECT))
 
@@ -50,12 +58,6 @@ Change = Callable[[], tuple[str, ...]]
 def run_id(digest: str, by: str, envelope_id: str) -> str:
     """The id of the run of a blueprint that somebody's envelope started."""
     return hashlib.sha256(f"{digest}\n{by}\n{envelope_id}".encode()).hexdigest()[:16]
-
-
-class _Agent(msgspec.Struct):
-    team: str
-    name: str
-    capabilities: tuple[str, ...] = ()
 
 
 class _Document(msgspec.Struct):
@@ -170,10 +172,13 @@ class Fold:
             raise InvalidEnvelope("malformed", "the record holds no message")
         time = parse_rfc3339(record.time)
         match record.kind, record.to:
-            case Kind.CONTROL, vocabulary.AGENT_REGISTER:
-                agent = envelope.payload(_Agent)
-                principal = str(Principal(agent.team, agent.name))
-                return partial(self._register, dict.fromkeys(agent.capabilities, principal))
+            case Kind.CONTROL, vocabulary.IDENTITY_REGISTER:
+                registration = envelope.payload(Registration).check()
+                capabilities = registration.capabilities
+                return partial(self._provide, registration.principal, capabilities)
+            case Kind.CONTROL, vocabulary.IDENTITY_REVOKE:
+                revocation = envelope.payload(Revocation).check()
+                return partial(self._provide, revocation.principal, ())
             case Kind.CONTROL, vocabulary.BLUEPRINT_REGISTER:
                 blueprint = Blueprint.from_canonical(envelope.payload(_Document).document)
                 return partial(self._activate, Active(blueprint, blueprint.digest, record.seq))
@@ -217,8 +222,9 @@ class Fold:
             case _:
                 raise InvalidEnvelope("malformed", f"{envelope.type[:80]!r} is no type of result")
 
-    def _register(self, providers: dict[str, str]) -> tuple[str, ...]:
-        self.providers.update(providers)
+    def _provide(self, principal: str, capabilities: tuple[str, ...]) -> tuple[str, ...]:
+        others = {c: who for c, who in self.providers.items() if who != principal}
+        self.providers = {**others, **dict.fromkeys(capabilities, principal)}
         return ()
 
     def _activate(self, version: Active) -> tuple[str, ...]:

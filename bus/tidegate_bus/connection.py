@@ -249,6 +249,7 @@ async def connect(
     """
     connection = Connection(principal, url, secret)
     problem = ""
+    established = False
 
     async def failed(error: Exception) -> None:
         nonlocal problem
@@ -256,7 +257,7 @@ async def connect(
             problem = str(error) or repr(error)
         if connection.nats.is_connected:
             await connection._failed(error)  # pyright: ignore[reportPrivateUsage]
-        elif connection.nats.is_reconnecting and "Authorization" in str(error):
+        elif established and "Authorization" in str(error):
             await connection._refused()  # pyright: ignore[reportPrivateUsage]
 
     options: dict[str, Any] = {
@@ -282,6 +283,7 @@ async def connect(
             why = problem or str(error) or "no answer"
             raise NotConnected(f"cannot connect to {url} as {principal}: {why}") from error
         raise
+    established = True
     return connection
 
 

@@ -30,15 +30,22 @@ class Keyring:
                 write_secret(path, new_seed(), replace=False)
         return Credentials.of(path).public_key
 
-    def renew(self, principal: Principal) -> str:
-        """Replace the seed of a principal by a new one; the new public key."""
+    def propose(self, principal: Principal) -> str:
+        """Make a seed beside the one that is in use; its public key."""
         seed = new_seed()
-        write_secret(self._seed_path(principal), seed, replace=True)
+        write_secret(self._next_path(principal), seed, replace=True)
         return public_key(seed)
+
+    def adopt(self, principal: Principal, key: str) -> None:
+        """Use the seed that was proposed, if there is one with this public key."""
+        path = self._next_path(principal)
+        if path.exists() and Credentials.of(path).public_key == key:
+            path.replace(self._seed_path(principal))
 
     def forget(self, principal: Principal) -> None:
         """Remove what there is of a principal."""
         self._seed_path(principal).unlink(missing_ok=True)
+        self._next_path(principal).unlink(missing_ok=True)
         self.creds_path(principal).unlink(missing_ok=True)
 
     def seed(self, principal: Principal) -> str:
@@ -57,6 +64,9 @@ class Keyring:
     def creds_path(self, principal: Principal) -> Path:
         """Where the credentials of operator mode are, or would be."""
         return self._folder / f"{principal}.creds"
+
+    def _next_path(self, principal: Principal) -> Path:
+        return self._folder / f"{principal}.next"
 
     def _seed_path(self, principal: Principal) -> Path:
         return self._folder / f"{principal}.nk"

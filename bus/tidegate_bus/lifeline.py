@@ -38,7 +38,7 @@ def main(parent: int, arguments: list[str], *, linux: bool = sys.platform == "li
         for child in children:
             child.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, forward)
     child = subprocess.Popen(arguments)
     children.append(child)

@@ -22,6 +22,7 @@ MINIMUM = (2, 14)
 """Fast-ingest publishing (ADR-50) came with nats-server 2.14."""
 
 _READY = "Server is ready"
+_RELOADED = re.compile(r"Reloaded server configuration|Failed to reload server configuration: (.*)")
 _PORT = re.compile(r"Listening for client connections on \S+:(\d+)")
 _POLL_SECONDS = 0.01
 _GRACE_SECONDS = 10.0
@@ -122,6 +123,28 @@ class Server:
             raise
         return cls(process, port, log)
 
+    async def reload(self, *, timeout: float = 10.0) -> None:
+        """Take in the configuration file again; clients whose rights did not change stay.
+
+        Args:
+            timeout: seconds until the server must have said that it has.
+
+        Raises:
+            ServerFailed: it did not take it, and goes on with the one before; holds its words.
+        """
+        offset = self.log.stat().st_size
+        try:
+            self._process.send_signal(signal.SIGHUP)
+            async with asyncio.timeout(timeout):
+                found = await _until_reloaded(self.log, offset)
+        except ProcessLookupError:
+            raise ServerFailed("nats-server has ended", _end_of(self.log, offset)) from None
+        except TimeoutError:
+            why = f"no answer to a reload after {timeout:g} s"
+            raise ServerFailed(why, _end_of(self.log, offset)) from None
+        if found[1]:
+            raise ServerFailed("nats-server does not take its configuration", found[1])
+
     async def wait(self) -> int:
         """Wait until it ends by itself; the exit status."""
         return await self._process.wait()
@@ -152,6 +175,13 @@ async def _until_ready(process: asyncio.subprocess.Process, log: Path, offset: i
             raise ServerFailed(
                 f"nats-server ended with status {process.returncode}", _end_of(log, offset)
             )
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _until_reloaded(log: Path, offset: int) -> re.Match[str]:
+    while True:
+        if found := _RELOADED.search(_end_of(log, offset, 1_000_000)):
+            return found
         await asyncio.sleep(_POLL_SECONDS)
 
 

@@ -33,20 +33,22 @@ class Bus:
         self.publish = publisher.publish
 
     @classmethod
-    async def connect(cls, url: str, principal: str, seed: str, *, window: int = 256) -> Self:
+    async def connect(
+        cls, url: str, principal: str, secret: str | Path, *, window: int = 256
+    ) -> Self:
         """Connect as a principal.
 
         Args:
             url: `nats://host:port`, or several with commas.
             principal: `team.name`.
-            seed: its nkey seed (`SU…`).
+            secret: its nkey seed (`SU…`), or the path of its seed or `.creds` file.
             window: envelopes that may be on their way at once; more callers of `publish` wait.
 
         Raises:
             NotConnected: nobody answers there, or the broker does not know the key.
             InvalidInput: no principal, or no seed.
         """
-        connection = await connect(url, Principal.parse(principal), seed)
+        connection = await connect(url, Principal.parse(principal), secret)
         try:
             return cls(connection, await Publisher.start(connection, window=window))
         except BaseException:
@@ -81,7 +83,7 @@ class Bus:
                 f"there is no principal {who} here, or the stack has not been started since it was "
                 f"named; publishers stand in tidegate.yaml, agents in agents/"
             )
-        return await cls.connect(url, principal, where.keyring.seed(who), window=window)
+        return await cls.connect(url, principal, where.keyring.path(who), window=window)
 
     @property
     def ledger(self) -> LedgerReader:

@@ -150,7 +150,7 @@ async def _process(
     telemetry = TelemetryServer(health)
     with contextlib.ExitStack() as stack:
         stack.callback(telemetry.close)
-        async with await connect(address(state), principal, state.keyring.seed(principal)) as link:
+        async with await connect(address(state), principal, state.keyring.path(principal)) as link:
 
             def ready() -> None:
                 stack.enter_context(_written(path, ProcessInfo(name, os.getpid(), telemetry.port)))

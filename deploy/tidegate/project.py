@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tidegate_bus.accounts import GATEWAY, REGISTRAR, Identity
+from tidegate_bus.accounts import GATEWAY, PROBE, REGISTRAR, WARDEN
 from tidegate_bus.keyring import Keyring
-from tidegate_bus.topology import Limits, Subscription
+from tidegate_bus.register import Register
+from tidegate_bus.topology import Limits
 from tidegate_schemas.errors import InvalidDocument, InvalidInput, Problem
 from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import COORDINATOR, OPERATOR
 
 if TYPE_CHECKING:  # whoever only publishes pays neither for pydantic nor for cedar
-    from tidegate_policy.bundle import Member
     from tidegate_schemas.blueprint import Blueprint
     from tidegate_schemas.manifest import Manifest
     from tidegate_schemas.settings import Settings
@@ -39,6 +39,16 @@ class State:
     def keyring(self) -> Keyring:
         """Seeds of all principals."""
         return Keyring(self.folder / "keys")
+
+    @property
+    def register(self) -> Register:
+        """Identities, by their public keys."""
+        return Register(self.folder / "identities.json")
+
+    @property
+    def applied(self) -> Path:
+        """Which state of the register is in force."""
+        return self.folder / "applied.json"
 
     @property
     def store(self) -> Path:
@@ -85,37 +95,17 @@ class Project:
 
     @property
     def principals(self) -> Iterator[tuple[Principal, Role]]:
-        """Everybody who may connect."""
+        """Everybody whom the project declares, and the bus's own."""
         yield GATEWAY, Role.GATEWAY
         yield REGISTRAR, Role.REGISTRAR
+        yield WARDEN, Role.WARDEN
+        yield PROBE, Role.PROBE
         yield COORDINATOR, Role.COORDINATOR
         yield OPERATOR, Role.OPERATOR
         for manifest in self.manifests:
             yield manifest.principal, Role.AGENT
         for publisher in self.settings.publishers:
             yield Principal.parse(publisher), Role.PUBLISHER
-
-    def identities(self) -> list[Identity]:
-        """Everybody with a public key; seeds are made where there are none."""
-        keyring = self.state.keyring
-        return [Identity(who, role, keyring.ensure(who)) for who, role in self.principals]
-
-    def roster(self) -> list[Member]:
-        """Everybody who may submit."""
-        from tidegate_policy.bundle import Member
-
-        capabilities = {str(m.principal): m.capabilities for m in self.manifests}
-        return [
-            Member(str(who), role.value, capabilities.get(str(who), ()))
-            for who, role in self.principals
-            if role not in (Role.GATEWAY, Role.REGISTRAR)
-        ]
-
-    def subscriptions(self) -> list[Subscription]:
-        """What the broker delivers to the agents."""
-        return [
-            Subscription(m.principal, m.capabilities, m.subscribes, m.lease) for m in self.manifests
-        ]
 
     def limits(self) -> Limits:
         """Sizes of the streams."""

@@ -7,19 +7,20 @@ import contextlib
 import fcntl
 import os
 import sys
+import time
 from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
-from tidegate_bus.accounts import REGISTRAR, configuration
+from tidegate_bus.accounts import REGISTRAR
 from tidegate_bus.connection import Connection, connect
 from tidegate_bus.ledger import LedgerReader
-from tidegate_bus.publisher import Publisher
 from tidegate_bus.server import Server
+from tidegate_bus.tasks import end
 from tidegate_bus.topology import converge
 from tidegate_policy.bundle import load_bundle, write_bundle
-from tidegate_schemas.envelope import Envelope
+from tidegate_schemas.clock import rfc3339
 from tidegate_schemas.errors import (
     Denied,
     InvalidInput,
@@ -28,17 +29,20 @@ from tidegate_schemas.errors import (
     Unavailable,
 )
 from tidegate_schemas.subjects import Principal, Verdict
-from tidegate_schemas.vocabulary import AGENT_REGISTER, OPERATOR
+from tidegate_schemas.vocabulary import OPERATOR
 
 from .child import Child, OnLine
+from .identities import Wanted, changes, ensure_keys, wanted
 from .processes import running
-from .project import Project, State, check_blueprints
+from .project import Project, State, check_blueprints, load_project
+from .reconciler import Applied, Reconciler, configure, roster, submit, write_applied
 
 _POLL_SECONDS = 0.02
 _GRACE_SECONDS = 5.0
 _PATIENCE_SECONDS = 10.0
 _READY_SECONDS = 60.0
 _AGAIN_SECONDS = 1.0
+_LOOK_SECONDS = 0.2
 
 
 def _ignore(name: str, line: str) -> None:
@@ -65,14 +69,15 @@ class Stack:
         self._on_line = on_line
         self._lock: TextIO | None = None
         self._server: Server | None = None
+        self._agents = agents
         self._keeper: asyncio.Task[None] | None = None
+        self._identities: asyncio.Task[None] | None = None
         self._gateway = self._child("gateway", "gateway")
         self._coordinator = self._child("coordinator", "coordinator")
-        self._workers = [
-            self._child(str(m.principal), "agent", "run", str(m.principal))
-            for m in project.manifests
-            if agents is None or str(m.principal) in agents
-        ]
+        self._workers: dict[str, Child] = {}
+        self._reconciler = Reconciler(
+            self.connect, lambda: self.server.reload(), lambda: self.server.port
+        )
 
     @property
     def server(self) -> Server:
@@ -83,7 +88,7 @@ class Stack:
     @property
     def children(self) -> list[Child]:
         """Every other process, in the order in which they are stopped."""
-        return [*self._workers, self._coordinator, self._gateway]
+        return [*self._workers.values(), self._coordinator, self._gateway]
 
     async def start(self) -> None:
         """Start everything; returns when all of it is ready.
@@ -102,19 +107,27 @@ class Stack:
         self._lock = _locked(state.folder / "lock")
         _forget_dead(state)
         self._check_policy()  # so that bad policy is said before anything runs
-        await self._start_server(self.project.settings.server.port)
+        now = time.time_ns()
+        ensure_keys(self.project, now)
+        version = state.register.version()
+        who = wanted(self.project, state.register.read(), now)
+        await self._start_server(who)
         self._keeper = asyncio.create_task(self._keep_server())
         async with await self.connect(REGISTRAR) as connection:
-            await converge(connection, self.project.limits(), self.project.subscriptions())
+            await converge(connection, self.project.limits(), who.subscriptions())
         async with await self.connect(OPERATOR) as operator:
             # Submitted first, so that the ledger knows who provides a task when a run needs it.
             reader = LedgerReader(operator)
             last = await reader.last()
-            registrations = await self._register_agents(operator)
+            commands = list(changes(who, (await roster(reader)).members))
+            await submit(operator, commands)
+            self._add_workers(who)
             for child in self.children:
                 child.start()
             await self._until_ready()
-            await _until_admitted(reader, last.seq + 1 if last else 1, registrations)
+            await _until_admitted(reader, last.seq + 1 if last else 1, {c.id for c in commands})
+        write_applied(state, Applied(version, rfc3339(now)))
+        self._identities = asyncio.create_task(self._keep_identities(version, who))
 
     async def stop(self) -> None:
         """Drain: agents first, then coordinator and gateway, the broker last.
@@ -125,27 +138,26 @@ class Stack:
             return
         drains = [m.drain for m in self.project.manifests]
         grace = _GRACE_SECONDS + max(drains, default=0.0)
-        await asyncio.gather(*(worker.stop(grace) for worker in self._workers))
+        await end(self._identities)
+        await asyncio.gather(*(worker.stop(grace) for worker in self._workers.values()))
         await self._coordinator.stop(_GRACE_SECONDS)
         await self._gateway.stop(_GRACE_SECONDS)
-        if self._keeper:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        await end(self._keeper)
         if self._server:
             await self._server.stop()
         self.project.state.address.unlink(missing_ok=True)
+        self.project.state.applied.unlink(missing_ok=True)
         self._lock.close()
         self._lock = None
 
     def hurry(self) -> None:
         """While it stops: let the agents give back what they are still working on."""
-        for worker in self._workers:
+        for worker in self._workers.values():
             worker.hurry()
 
     async def connect(self, principal: Principal) -> Connection:
         """A connection as one of the project's principals."""
-        seed = self.project.state.keyring.seed(principal)
-        return await connect(self.server.url, principal, seed)
+        return await connect(self.server.url, principal, self.project.state.keyring.path(principal))
 
     def check(self) -> None:
         """Raise if the bus is down and will not come back by itself.
@@ -158,8 +170,11 @@ class Stack:
         """
         for child in (self._coordinator, self._gateway):
             child.check()
-        if self._keeper and self._keeper.done() and not self._keeper.cancelled():
-            raise Unavailable(f"nobody keeps the broker running: {self._keeper.exception()!r}")
+        for keeper in (self._keeper, self._identities):
+            if keeper and keeper.done() and not keeper.cancelled():
+                raise Unavailable(
+                    f"nobody keeps the broker as it should be: {keeper.exception()!r}"
+                )
 
     def _child(self, name: str, *arguments: str) -> Child:
         project = self.project
@@ -183,7 +198,7 @@ class Stack:
     def _check_policy(self) -> None:
         """Put the bundle together and load it; faults are told of the files that people write."""
         bundle, policies = self.project.state.bundle, self.project.policies
-        write_bundle(bundle, policies, self.project.roster())
+        write_bundle(bundle, policies)
         try:
             load_bundle(bundle)
         except InvalidPolicy as error:
@@ -194,16 +209,14 @@ class Stack:
                 problems = [problem.replace(copy, name) for problem in problems]
             raise InvalidPolicy(problems) from None
 
-    async def _start_server(self, port: int) -> None:
+    async def _start_server(self, who: Wanted) -> None:
+        configure(self.project, who.users(), self.project.settings.server.port)
+        await self._run_server()
+        configure(self.project, who.users(), self.server.port)  # where it is from now on
+        await self.server.reload()
+
+    async def _run_server(self) -> None:
         state = self.project.state
-        limits = self.project.limits()
-        text = configuration(
-            self.project.identities(),
-            store=state.store,
-            store_bytes=limits.ledger_bytes + limits.ingress_bytes,
-            port=port or -1,
-        )
-        state.server_configuration.write_text(text)
         self._server = await Server.start(state.server_configuration, state.logs / "server.log")
         state.address.write_text(self._server.url + "\n")
 
@@ -214,11 +227,57 @@ class Stack:
             self._on_line("server", f"ended with status {status}; starting it again")
             while True:
                 try:
-                    await self._start_server(self.server.port)
+                    await self._run_server()
                     break
                 except (TidegateError, OSError) as error:
                     self._on_line("server", str(error))
                     await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def _keep_identities(self, version: str, who: Wanted) -> None:
+        """Apply the register whenever it changes, and whenever something in it expires."""
+        state = self.project.state
+        failed = ""
+        while True:
+            expiry = who.next_change()
+            while state.register.version() == version and not failed:
+                if expiry is not None and time.time_ns() >= expiry:
+                    break
+                await asyncio.sleep(_LOOK_SECONDS)
+            try:
+                project = load_project(self.project.root, state.folder)
+                ensure_keys(project, time.time_ns())
+                version = state.register.version()
+                who = wanted(project, state.register.read(), time.time_ns())
+                done = await self._reconciler.apply(project, who, version)
+                self.project, failed = project, ""
+                await self._match_workers(who, done)
+            except (TidegateError, OSError) as error:
+                if str(error) != failed:
+                    self._on_line("stack", f"identities are not applied: {error}")
+                failed = str(error)
+                await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def _match_workers(self, who: Wanted, done: Applied) -> None:
+        """Start the workers of agents that came, and stop those of agents that went."""
+        known = {str(user.principal) for user in who.users()} - set(done.refused)
+        for name in [name for name in self._workers if name not in known]:
+            self._on_line("stack", f"stopping {name}: it is not wanted any more")
+            await self._workers.pop(name).stop(_GRACE_SECONDS)
+        for child in self._add_workers(who):
+            if child.name in known:
+                child.start()
+
+    def _add_workers(self, who: Wanted) -> list[Child]:
+        """Workers for the project's agents that have none yet."""
+        known = {str(user.principal) for user in who.users()}
+        added: list[Child] = []
+        for manifest in self.project.manifests:
+            name = str(manifest.principal)
+            chosen = self._agents is None or name in self._agents
+            if chosen and name in known and name not in self._workers:
+                self._workers[name] = self._child(name, "agent", "run", name)
+                added.append(self._workers[name])
+        return added
 
     async def _until_ready(self) -> None:
         """Wait for all of them, as long as it takes: a long ledger is read from its beginning."""
@@ -234,25 +293,6 @@ class Stack:
                 names = ", ".join(sorted(missing))
                 self._on_line("stack", f"still waiting for {names}; they read the ledger")
             await asyncio.sleep(_POLL_SECONDS)
-
-    async def _register_agents(self, operator: Connection) -> set[str]:
-        """Tell the bus who provides what; the ids of the envelopes that say so.
-
-        Each start of a stack is worth a record.
-        """
-        publisher = await Publisher.start(operator)
-        envelopes = [
-            Envelope.new(
-                AGENT_REGISTER,
-                manifest.model_dump(mode="json"),
-                source=f"tidegate:{OPERATOR}",
-                kind="control",
-                to=AGENT_REGISTER,
-            )
-            for manifest in self.project.manifests
-        ]
-        await asyncio.gather(*(publisher.publish(e, wait="accepted") for e in envelopes))
-        return {envelope.id for envelope in envelopes}
 
     async def __aenter__(self) -> Self:
         try:

@@ -1,6 +1,7 @@
 """Deciding, and proving what was decided. Imports the bus floor and the schemas.
 
-bundle      a policy bundle: Cedar policies, schema and roster, loaded or refused as a whole
+roster      who takes part: a fold of the ledger
+bundle      a policy bundle: Cedar policies and schema, loaded or refused as a whole
 decide      the pure core: one submission in, one decision out
 window      which envelope ids were seen lately
 trimmer     what is recorded is forgotten by the ingress
@@ -8,10 +9,11 @@ gateway     the shell: read submissions, decide, append, tell the senders
 invariants  does a ledger hold what Tidegate promises of it
 """
 
-from .bundle import Bundle, Member, load_bundle
+from .bundle import Bundle, load_bundle
 from .decide import Decision, Limits, decide
 from .gateway import Gateway
 from .invariants import Checker
+from .roster import Roster
 
 __all__ = [
     "Bundle",
@@ -19,7 +21,7 @@ __all__ = [
     "Decision",
     "Gateway",
     "Limits",
-    "Member",
+    "Roster",
     "decide",
     "load_bundle",
 ]

@@ -1,9 +1,9 @@
 """A policy bundle: loaded as a whole, or refused with every reason.
 
-A bundle is a folder with `*.cedar` files and a `roster.json` that names the principals. Its digest
-is SHA-256 over the lines `<sha256 of the file>  <name>`, sorted by name, of all its files and of
-the schema: the form that `sha256sum` prints. Every file is read once, so what is loaded is what the
-digest stands for.
+A bundle is a folder with `*.cedar` files. Its digest is SHA-256 over the lines
+`<sha256 of the file>  <name>`, sorted by name, of all its files and of the schema: the form that
+`sha256sum` prints. Every file is read once, so what is loaded is what the digest stands for.
+Who the policies speak of stands in the ledger: see `roster`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import cedarpy
 import msgspec
 
-from tidegate_schemas.errors import InvalidName, InvalidPolicy
-from tidegate_schemas.subjects import Kind, Principal, check_destination
+from tidegate_schemas.errors import InvalidPolicy
+from tidegate_schemas.subjects import Kind
+
+from .roster import BUILT_IN, Roster
 
 SCHEMA = files("tidegate_policy").joinpath("tidegate.cedarschema").read_text("utf-8")
-ROSTER = "roster.json"
-ROLES = ("agent", "coordinator", "operator", "publisher")
 
 _ANNOTATIONS = {"id"}
 _MAX_ID = 128
@@ -45,14 +45,6 @@ _MAX_DEPTH = 100
 _MAX_OPERATORS = 1000
 _WORD = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|[()\[\]{};]|&&|\|\||[-+*!.]|\bif\b')
 _POSITIONAL = re.compile(r"`(policy\d+)`")
-
-
-class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A principal of the roster: who it is, what it is, and which tasks it takes."""
-
-    principal: str
-    role: str
-    capabilities: tuple[str, ...] = ()
 
 
 class Question(NamedTuple):
@@ -76,21 +68,30 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Bundle:
-    """Policies, entities and roster of one digest. Never changes; make one with `load_bundle`."""
+    """Policies of one digest, and whom they speak of. Never changes; see `load_bundle`.
+
+    Attributes:
+        digest: of the policies and the schema; `sha256:` and hex.
+        roster: who takes part.
+    """
 
     digest: str
-    senders: frozenset[str]
-    capabilities: frozenset[str]
+    roster: Roster
     _policies: cedarpy.PolicySet
     _entities: cedarpy.Entities
     _schema: cedarpy.Schema
     _ids: dict[str, str]
     _answers: dict[Question, Answer] = field(default_factory=dict[Question, Answer])
 
+    def of(self, roster: Roster) -> Bundle:
+        """The same policies, speaking of others."""
+        entities = _entities(roster, self._schema)
+        return replace(self, roster=roster, _entities=entities, _answers={})
+
     def ask(self, question: Question) -> Answer:
         """Authorize. Any error of the engine is a no.
 
-        An answer depends on the question and on this bundle alone, so it is remembered.
+        An answer depends on the question, the policies and the roster alone, so it is remembered.
         """
         answer = self._answers.get(question)
         if answer is None:
@@ -124,8 +125,8 @@ class Bundle:
         return Answer(result.allowed and not errors, policies, _one_line("; ".join(errors)))
 
 
-def write_bundle(folder: Path, policies: Iterable[Path], roster: Iterable[Member]) -> None:
-    """Put a bundle together: copies of Cedar files, and a roster.
+def write_bundle(folder: Path, policies: Iterable[Path]) -> None:
+    """Put a bundle together: copies of Cedar files.
 
     Raises:
         InvalidPolicy: a file would be left out of the bundle, because of its name.
@@ -142,9 +143,6 @@ def write_bundle(folder: Path, policies: Iterable[Path], roster: Iterable[Member
         stale.unlink()
     for name, content in contents.items():
         (folder / name).write_bytes(content)
-    members = sorted(roster, key=lambda member: member.principal)
-    # The roster is last: an interrupted bundle has none, and does not load.
-    (folder / ROSTER).write_bytes(msgspec.json.format(msgspec.json.encode(members)) + b"\n")
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -153,14 +151,13 @@ def load_bundle(folder: Path) -> Bundle:
     Raises:
         InvalidPolicy: a file is missing or unreadable, does not parse, does not fit the schema, a
             policy has no `@id`, shares one, is a template, or bears an annotation that nothing
-            acts on, or the roster is wrong. Every fault is named with its file.
+            acts on. Every fault is named with its file.
     """
     problems: list[str] = []
     paths = sorted(folder.glob("*.cedar"))
     if not paths:
         problems.append(f"{folder}: no *.cedar file; without policies nothing may move")
-    contents = _contents([*paths, folder / ROSTER], problems)
-    listing = contents.pop(folder / ROSTER, None)
+    contents = _contents(paths, problems)
     schema = cedarpy.Schema.from_str(SCHEMA)
     named: dict[str, str] = {}
     for path, content in contents.items():
@@ -168,22 +165,18 @@ def load_bundle(folder: Path) -> Bundle:
     size = sum(len(name.encode()) for name in named)
     if size > _MAX_IDS:
         problems.append(f"{folder}: the ids of its policies are {size} bytes, at most {_MAX_IDS}")
-    roster = [] if listing is None else _roster(folder / ROSTER, listing, problems)
-    entities = _entities(folder / ROSTER, roster, schema, problems)
-    if problems or entities is None or listing is None:
+    if problems:
         raise InvalidPolicy(problems)
     policies = cedarpy.PolicySet.from_str("\n".join(c.decode() for c in contents.values()))
     ids = {
         positional: dict(policy.annotations)["id"]
         for positional, policy in policies.to_pst().static_policies.items()
     }
-    capabilities = frozenset(c for member in roster for c in member.capabilities)
     return Bundle(
-        digest=_digest({path.name: content for path, content in contents.items()}, listing),
-        senders=frozenset(member.principal for member in roster),
-        capabilities=capabilities,
+        digest=_digest({path.name: content for path, content in contents.items()}),
+        roster=BUILT_IN,
         _policies=policies,
-        _entities=entities,
+        _entities=_entities(BUILT_IN, schema),
         _schema=schema,
         _ids=ids,
     )
@@ -255,53 +248,19 @@ def _too_much(text: str) -> str | None:
     return None
 
 
-def _roster(path: Path, content: bytes, problems: list[str]) -> list[Member]:
-    try:
-        members = msgspec.json.decode(content, type=list[Member])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        problems.append(f"{path}: {error}")
-        return []
-    principals: set[str] = set()
-    providers: dict[str, str] = {}
-    for member in members:
-        if member.principal in principals:
-            problems.append(f"{path}: {member.principal} is listed twice")
-        principals.add(member.principal)
-        if member.role not in ROLES:
-            problems.append(
-                f"{path}: {member.principal} has the role {member.role!r}, "
-                f"which is none of {', '.join(ROLES)}"
-            )
-        try:
-            Principal.parse(member.principal)
-            for capability in member.capabilities:
-                check_destination(capability)
-                other = providers.setdefault(capability, member.principal)
-                if other != member.principal:
-                    problems.append(
-                        f"{path}: {other} and {member.principal} both claim capability "
-                        f"{capability!r}; a capability belongs to one agent"
-                    )
-        except InvalidName as error:
-            problems.append(f"{path}: {error}")
-    return members
-
-
-def _entities(
-    path: Path, roster: list[Member], schema: cedarpy.Schema, problems: list[str]
-) -> cedarpy.Entities | None:
+def _entities(roster: Roster, schema: cedarpy.Schema) -> cedarpy.Entities:
     def uid(kind: str, name: str) -> dict[str, str]:
         return {"type": kind, "id": name}
 
     entities: list[dict[str, Any]] = []
     teams: set[str] = set()
-    for member in roster:
+    for member in roster.members.values():
         team = member.principal.partition(".")[0]
         teams.add(team)
         entities.append(
             {
                 "uid": uid("Agent", member.principal),
-                "attrs": {"role": member.role},
+                "attrs": {"role": member.role.value},
                 "parents": [uid("Team", team)],
             }
         )
@@ -310,15 +269,11 @@ def _entities(
             for c in member.capabilities
         )
     entities += ({"uid": uid("Team", t), "attrs": {}, "parents": []} for t in sorted(teams))
-    try:
-        return cedarpy.Entities.from_json_str(msgspec.json.encode(entities).decode(), schema)
-    except ValueError as error:
-        problems.append(f"{path}: {_one_line(error)}")
-        return None
+    return cedarpy.Entities.from_json_str(msgspec.json.encode(entities).decode(), schema)
 
 
-def _digest(policies: Mapping[str, bytes], roster: bytes) -> str:
-    named = {**policies, ROSTER: roster, "tidegate.cedarschema": SCHEMA.encode()}
+def _digest(policies: Mapping[str, bytes]) -> str:
+    named = {**policies, "tidegate.cedarschema": SCHEMA.encode()}
     lines = (f"{hashlib.sha256(named[n]).hexdigest()}  {n}\n" for n in sorted(named))
     return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
 

@@ -21,6 +21,7 @@ from tidegate_schemas.record import VERSION, Ingress, Reason, Receipt, Record, W
 from tidegate_schemas.subjects import NOWHERE, Kind, Verdict
 
 from .bundle import Bundle, Question
+from .roster import Roster, change_of
 from .window import First, Window
 
 MAX_LIMIT = 512 * 1024
@@ -43,7 +44,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What becomes of a submission, and why. `first` is set for a duplicate."""
+    """What becomes of a submission, and why.
+
+    `first` is set for a duplicate, `roster` where the message changes who takes part.
+    """
 
     verdict: Verdict
     reason: str
@@ -53,6 +57,7 @@ class Decision:
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
     envelope: Envelope | None = None
     first: First | None = None
+    roster: Roster | None = None
 
 
 def decide(
@@ -77,7 +82,7 @@ def decide(
         facts = {"detail": detail} if detail else {}
         return Decision(Verdict.DENY, reason, kind, to, policies, facts, envelope)
 
-    if submission.by not in bundle.senders:
+    if submission.by not in bundle.roster.members:
         return deny(Reason.UNKNOWN_SENDER, f"{submission.by} is not in the roster")
     first = window.find(submission.by, envelope.id, now)
     if first is not None:
@@ -87,9 +92,9 @@ def decide(
     expires = envelope.expires()
     if expires is not None and expires <= now:
         return deny(Reason.EXPIRED, f"expired at {envelope.expirytime}")
-    if kind is Kind.TASK and to not in bundle.capabilities:
+    if kind is Kind.TASK and to not in bundle.roster.providers:
         return deny(Reason.UNKNOWN_DESTINATION, f"no agent provides {to}")
-    if kind is Kind.RESULT and to not in bundle.senders:
+    if kind is Kind.RESULT and to not in bundle.roster.members:
         return deny(Reason.UNKNOWN_DESTINATION, f"{to} is not in the roster")
     answer = bundle.ask(
         Question(
@@ -107,7 +112,16 @@ def decide(
         if answer.policies:
             return deny(Reason.FORBIDDEN, "", answer.policies)
         return deny(Reason.NOT_PERMITTED, f"no policy permits {submission.by} this {kind} to {to}")
-    return Decision(Verdict.ALLOW, Reason.PERMITTED, kind, to, answer.policies, envelope=envelope)
+    roster = None
+    if kind is Kind.CONTROL:
+        try:
+            change = change_of(to, envelope)
+            roster = bundle.roster.after(change) if change else None
+        except InvalidEnvelope as error:  # a command that nobody can follow is not admitted
+            return deny(Reason.INVALID_COMMAND, error.detail, answer.policies)
+    return Decision(
+        Verdict.ALLOW, Reason.PERMITTED, kind, to, answer.policies, envelope=envelope, roster=roster
+    )
 
 
 def _unreadable(payload: bytes, error: InvalidEnvelope) -> Decision:

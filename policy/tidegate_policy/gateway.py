@@ -37,11 +37,13 @@ from tidegate_schemas.errors import (
     TidegateError,
     Unavailable,
 )
+from tidegate_schemas.identity import IDENTITY_COMMANDS
 from tidegate_schemas.record import Receipt, Record, encode_receipts, encode_record
-from tidegate_schemas.subjects import Principal
+from tidegate_schemas.subjects import Kind, Principal
 
 from .bundle import Bundle
 from .decide import Limits, decide, receipt, record
+from .roster import Roster, follow
 from .trimmer import Trimmer
 from .window import Window
 
@@ -147,6 +149,7 @@ class Gateway:
         seq, after, epoch = (tail.seq, tail.ingress.seq, tail.epoch + 1) if tail else (0, 0, 1)
         await self._check_since(seq)
         window = await self._recall(behind=last.stored - _time(tail) if last and tail else 0)
+        bundle = self._bundle.of(await self._members(seq))
         async with contextlib.AsyncExitStack() as stack:
             ingress = await PulledIngress.open(
                 self._connection, after=after, partition=settings.partition
@@ -160,14 +163,15 @@ class Gateway:
                 ingress_seq=after,
                 epoch=epoch,
                 remembered=len(window),
-                bundle=self._bundle.digest,
+                bundle=bundle.digest,
+                members=len(bundle.roster.members),
             )
             self._ready.set()
             self._unconfirmed.append(set())
             batches: asyncio.Queue[_Batch] = asyncio.Queue(_PIPELINED)
             trimmer = Trimmer(ingress)
             await _until_one_fails(
-                self._decide(ingress, appender, window, batches, seq, epoch),
+                self._decide(bundle, ingress, appender, window, batches, seq, epoch),
                 self._confirm(batches, trimmer),
                 trimmer.run(),
                 self._beat(window),
@@ -205,8 +209,22 @@ class Gateway:
                 window.add_record(old, message.id, _time(old))
         return window
 
+    async def _members(self, tail: int) -> Roster:
+        """Who takes part after the record `tail`."""
+        roster = self._bundle.roster
+        commands = subjects.delivery(self._settings.partition, Kind.CONTROL, IDENTITY_COMMANDS)
+        async for stored in self._reader.read(filter=commands):
+            if stored.seq > tail:
+                break
+            try:
+                roster = follow(roster, _read(stored))
+            except InvalidEnvelope as error:
+                raise _unreadable(stored, error) from error
+        return roster
+
     async def _decide(
         self,
+        bundle: Bundle,
         ingress: IngressReader,
         appender: LedgerAppender,
         window: Window,
@@ -214,7 +232,7 @@ class Gateway:
         seq: int,
         epoch: int,
     ) -> None:
-        bundle, settings = self._bundle, self._settings
+        settings = self._settings
         while True:
             submissions = await ingress.next(MAX_BATCH)
             now = self._clock()
@@ -229,6 +247,8 @@ class Gateway:
                 )
                 if decision.envelope is not None:
                     window.add_record(made, decision.envelope.id, now)
+                if decision.roster is not None:  # from the next submission on
+                    bundle = bundle.of(decision.roster)
                 subject = subjects.ledger(
                     settings.partition, decision.verdict, decision.kind, decision.to
                 )

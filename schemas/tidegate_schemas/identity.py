@@ -35,19 +35,29 @@ BUILT_IN_TEAM = "tidegate"
 SUBMITTING = (Role.COORDINATOR, Role.OPERATOR, Role.PROBE, Role.AGENT, Role.PUBLISHER)
 """Roles that may submit; the others work beside the ledger, not through it."""
 
+
+def is_built_in(principal: str) -> bool:
+    """Whether a principal, as `team.name`, is one of the bus's own."""
+    return principal.partition(".")[0] == BUILT_IN_TEAM
+
+
 GIVEN = (Role.AGENT, Role.PUBLISHER, Role.OPERATOR)
 """Roles that identities can be given; there is one principal of each of the others."""
 
 
-class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Data of `identity.register`.
+IDENTITY_COMMANDS = "identity.>"
+"""Where the commands above go, as a pattern of destinations."""
+
+
+class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Data of `identity.register`: a principal that takes part.
 
     Attributes:
         principal: `team.name`.
         role: one of `GIVEN`.
-        keys: public nkeys (`U…`) that prove it; two while a rotation overlaps.
         capabilities: tasks it takes, for an agent.
         subscribes: events it gets a copy of, for an agent.
+        keys: public nkeys (`U…`) that prove it; two while a rotation overlaps.
         version: of the agent's code, if known.
         owner: who answers for it, if known.
         expires: RFC 3339; when the broker stops to know it, if ever.
@@ -55,9 +65,9 @@ class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     principal: str
     role: Role
-    keys: tuple[str, ...]
     capabilities: tuple[str, ...] = ()
     subscribes: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
     version: str = ""
     owner: str = ""
     expires: str | None = None
@@ -78,6 +88,8 @@ class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise InvalidEnvelope("data", f"{principal}: the team {BUILT_IN_TEAM} is the bus's own")
         if self.role not in GIVEN:
             raise InvalidEnvelope("data", f"{principal}: nobody is given the role {self.role}")
+        if not self.keys:
+            raise InvalidEnvelope("data", f"{principal}: no key proves it")
         if (self.capabilities or self.subscribes) and self.role is not Role.AGENT:
             raise InvalidEnvelope("data", f"{principal}: only agents take tasks and hear events")
         return self

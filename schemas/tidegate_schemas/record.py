@@ -102,6 +102,7 @@ class Reason:
     POLICY_ERROR = "policy_error"
     UNKNOWN_SENDER = "unknown_sender"
     UNKNOWN_DESTINATION = "unknown_destination"
+    INVALID_COMMAND = "invalid_command"
     EXPIRED = "expired"
     REPEATED = "repeated"
     MALFORMED = "malformed"

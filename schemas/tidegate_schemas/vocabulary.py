@@ -14,8 +14,11 @@ COORDINATOR = Principal("tidegate", "coordinator")
 OPERATOR = Principal("tidegate", "operator")
 """Who sends what people type at the command line."""
 
-AGENT_REGISTER = "agent.register"
-"""Control. Data: the manifest as plain JSON (`team`, `name`, `version`, `capabilities`, …)."""
+IDENTITY_REGISTER = "identity.register"
+"""Control. Data: `identity.Registration`. From here on the principal takes part as it says."""
+
+IDENTITY_REVOKE = "identity.revoke"
+"""Control. Data: `identity.Revocation`. From here on the principal does not take part."""
 
 BLUEPRINT_REGISTER = "blueprint.register"
 """Control, by the coordinator. Data: `{"document": Blueprint.canonical}`."""

@@ -19,13 +19,14 @@ from tidegate_bus.topology import Subscription
 from tidegate_policy.invariants import Checker
 from tidegate_schemas.blueprint import Blueprint
 from tidegate_schemas.envelope import Envelope
+from tidegate_schemas.identity import Registration, Role
 from tidegate_schemas.manifest import Retry
 from tidegate_schemas.record import Record
 from tidegate_schemas.subjects import Kind, Verdict
 from tidegate_schemas.vocabulary import (
-    AGENT_REGISTER,
     BLUEPRINT_REGISTER,
     COORDINATOR,
+    IDENTITY_REGISTER,
     RUN_CANCEL,
     RUN_FINISHED,
     RUN_START,
@@ -150,8 +151,8 @@ async def scene(
         operator = await broker.publisher(OPERATOR)
         made = Scene(await broker.reader(), await broker.publisher(), operator)
         await made.command(
-            AGENT_REGISTER,
-            {"team": AGENT.team, "name": AGENT.name, "capabilities": [CAPABILITY]},
+            IDENTITY_REGISTER,
+            Registration(str(AGENT), Role.AGENT, (CAPABILITY,), keys=("U",)),
         )
         yield made
 

@@ -20,12 +20,13 @@ from tidegate_bus.telemetry import Health
 from tidegate_schemas.blueprint import Blueprint
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import Denied, NoReceipt, Unavailable, first_error
+from tidegate_schemas.identity import Registration, Role
 from tidegate_schemas.record import Receipt
 from tidegate_schemas.subjects import Verdict
 from tidegate_schemas.vocabulary import (
-    AGENT_REGISTER,
     BLUEPRINT_REGISTER,
     COORDINATOR,
+    IDENTITY_REGISTER,
     RUN_CANCEL,
     RUN_FINISHED,
 )
@@ -305,7 +306,7 @@ async def test_what_is_said_by_others_than_the_provider_is_no_result(broker: Bro
 async def test_a_late_registration_of_an_agent_is_in_time_for_later_runs(broker: Broker) -> None:
     """A task whose provider nobody has named yet gets no answer that counts; the next one does."""
     hasty = blueprint({"say": {"with": {"say": "x"}, "timeout": 0.3}})
-    registration = {"team": AGENT.team, "name": AGENT.name, "capabilities": [CAPABILITY]}
+    registration = Registration(str(AGENT), Role.AGENT, (CAPABILITY,), keys=("U",))
     source, reader = await broker.publisher(), await broker.reader()
     ends: list[str] = []
 
@@ -320,7 +321,7 @@ async def test_a_late_registration_of_an_agent_is_in_time_for_later_runs(broker:
             await source.publish(Envelope.new(TOPIC))
             await until(partial(ended, count))
             await source.publish(
-                Envelope.new(AGENT_REGISTER, registration, kind="control", to=AGENT_REGISTER)
+                Envelope.new(IDENTITY_REGISTER, registration, kind="control", to=IDENTITY_REGISTER)
             )
 
     assert ends == ["failed", "succeeded"]

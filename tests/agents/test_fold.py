@@ -19,10 +19,10 @@ from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.record import Ingress, Record, Why, decode_record, encode_record
 from tidegate_schemas.subjects import Kind, Principal, Verdict
 from tidegate_schemas.vocabulary import (
-    AGENT_REGISTER,
     BLUEPRINT_REGISTER,
     COORDINATOR,
     DEADLETTER,
+    IDENTITY_REGISTER,
     RESULT,
     RUN_CANCEL,
     RUN_FINISHED,
@@ -132,13 +132,18 @@ def registered(*blueprints: Blueprint) -> tuple[Fold, Ledger]:
     """A fold and its ledger that know an agent and some blueprints."""
     fold, ledger = Fold(COORDINATOR), Ledger()
     agent = {**AGENT_DATA, "version": "1", "owner": "crew"}
-    fold.apply(ledger.add(AGENT, control(AGENT_REGISTER, agent)))
+    fold.apply(ledger.add(AGENT, control(IDENTITY_REGISTER, agent)))
     for one in blueprints:
         register(fold, ledger, one)
     return fold, ledger
 
 
-AGENT_DATA = {"team": "crew", "name": "worker", "capabilities": ["do.it"]}
+AGENT_DATA = {
+    "principal": "crew.worker",
+    "role": "agent",
+    "capabilities": ["do.it"],
+    "keys": ["U"],
+}
 
 
 def register(fold: Fold, ledger: Ledger, blueprint: Blueprint) -> None:
@@ -273,7 +278,7 @@ def test_what_was_not_admitted_did_not_happen(verdict: Verdict) -> None:
     fold.apply(ledger.command(task))
     before = dict(fold.runs)
     for by, envelope in (
-        (AGENT, control(AGENT_REGISTER, {**AGENT_DATA, "capabilities": ["more"]})),
+        (AGENT, control(IDENTITY_REGISTER, {**AGENT_DATA, "capabilities": ["more"]})),
         (US, control(BLUEPRINT_REGISTER, {"document": blueprint("c").canonical})),
         (ALICE, control(RUN_START, {"blueprint": "b"})),
         (ALICE, control(RUN_CANCEL, {"run": name})),
@@ -337,8 +342,8 @@ def test_only_who_was_asked_may_answer() -> None:
     task = one(fold, name)
     assert isinstance(task, Dispatch)
     fold.apply(ledger.command(task))
-    other = {**AGENT_DATA, "name": "other"}
-    fold.apply(ledger.add("crew.other", control(AGENT_REGISTER, other)))
+    other = {**AGENT_DATA, "principal": "crew.other"}
+    fold.apply(ledger.add("crew.other", control(IDENTITY_REGISTER, other)))
 
     assert fold.providers == {"do.it": "crew.other"}
     assert fold.apply(ledger.answer(task, RESULT, 1, by="crew.other")) == ()
@@ -430,10 +435,10 @@ def about_attempt(**changes: Any) -> Envelope:
 @pytest.mark.parametrize(
     ("by", "envelope"),
     [
-        (AGENT, control(AGENT_REGISTER, None)),
-        (AGENT, control(AGENT_REGISTER, {"team": "Crew", "name": "worker"})),
-        (AGENT, control(AGENT_REGISTER, {"team": "crew"})),
-        (AGENT, control(AGENT_REGISTER, {**AGENT_DATA, "capabilities": "do.it"})),
+        (AGENT, control(IDENTITY_REGISTER, None)),
+        (AGENT, control(IDENTITY_REGISTER, {**AGENT_DATA, "principal": "Crew.worker"})),
+        (AGENT, control(IDENTITY_REGISTER, {"principal": "crew.worker"})),
+        (AGENT, control(IDENTITY_REGISTER, {**AGENT_DATA, "capabilities": "do.it"})),
         (US, control(BLUEPRINT_REGISTER, {})),
         (US, control(BLUEPRINT_REGISTER, {"document": 1})),
         (US, control(BLUEPRINT_REGISTER, {"document": {"blueprint": "b"}})),

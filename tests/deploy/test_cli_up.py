@@ -17,6 +17,7 @@ from support import until
 from tidegate.cli.console import table
 from tidegate.cli.init import init
 from tidegate.cli.up import LinePrinter
+from tidegate.identities import current
 from tidegate.processes import running
 from tidegate.project import address, load_project
 from tidegate_bus.accounts import REGISTRAR
@@ -133,7 +134,7 @@ async def _change_consumer(folder: Path) -> None:
     """What somebody with the registrar's key could do by hand."""
     project = load_project(folder)
     seed = project.state.keyring.seed(REGISTRAR)
-    (wanted,) = project.subscriptions()
+    (wanted,) = current(project).subscriptions()
     changed = Subscription(wanted.principal, wanted.capabilities, ("other.topic",), 99.0)
     async with await connect(address(project.state), REGISTRAR, seed) as connection:
         await converge(connection, project.limits(), [changed])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tidegate.cli.init import init
+from tidegate.identities import current, ensure_keys
 from tidegate.processes import ProcessInfo, running
 from tidegate.project import (
     State,
@@ -62,18 +63,21 @@ def test_the_scaffold_is_a_project(project: Path) -> None:
     assert {str(who): role for who, role in found.principals} == {
         "tidegate.gateway": Role.GATEWAY,
         "tidegate.registrar": Role.REGISTRAR,
+        "tidegate.warden": Role.WARDEN,
+        "tidegate.probe": Role.PROBE,
         "tidegate.coordinator": Role.COORDINATOR,
         "tidegate.operator": Role.OPERATOR,
         "front-desk.greeter": Role.AGENT,
         "outside.website": Role.PUBLISHER,
     }
-    assert {m.principal: (m.role, m.capabilities) for m in found.roster()} == {
-        "tidegate.coordinator": ("coordinator", ()),
-        "tidegate.operator": ("operator", ()),
+    ensure_keys(found, 1)
+    who = current(found)
+    registered = who.registrations().values()
+    assert {m.principal: (m.role, m.capabilities) for m in registered} == {
         "front-desk.greeter": ("agent", ("greeting.write",)),
         "outside.website": ("publisher", ()),
     }
-    (subscription,) = found.subscriptions()
+    (subscription,) = who.subscriptions()
     assert (subscription.capabilities, subscription.topics) == (("greeting.write",), ())
     assert found.limits().backlog == found.settings.server.backlog
     assert found.state.folder == project / ".tidegate"
@@ -82,10 +86,12 @@ def test_the_scaffold_is_a_project(project: Path) -> None:
 def test_everybody_gets_a_key_and_keeps_it(project: Path) -> None:
     """Seeds are made once, for their owner's eyes only."""
     found = load_project(project)
-    first, second = found.identities(), found.identities()
+    ensure_keys(found, 1)
+    first = current(found).users()
+    ensure_keys(found, 2)
 
-    assert first == second
-    assert len({identity.public_key for identity in first}) == 6
+    assert current(found).users() == first
+    assert len({identity.public_key for identity in first}) == 8
     seeds = list((project / ".tidegate" / "keys").iterdir())
     assert {seed.stat().st_mode & 0o777 for seed in seeds} == {0o600}
 

@@ -12,9 +12,9 @@ from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.record import Ingress, Reason, Record, Why
 from tidegate_schemas.subjects import Kind, Verdict
 from tidegate_schemas.vocabulary import (
-    AGENT_REGISTER,
     COORDINATOR,
     DEADLETTER,
+    IDENTITY_REGISTER,
     RESULT,
     RUN_FINISHED,
     RUN_START,
@@ -203,7 +203,7 @@ def test_commands_are_told_and_long_data_is_cut() -> None:
     """A line stays a line, whatever the data is."""
     ledger = Ledger()
     ledger.add("tidegate.operator", RUN_START, {"blueprint": "x"}, kind="control", to=RUN_START)
-    ledger.add("a.b", AGENT_REGISTER, {"many": [1] * 9}, kind="control", to=AGENT_REGISTER)
+    ledger.add("a.b", IDENTITY_REGISTER, {"many": [1] * 9}, kind="control", to=IDENTITY_REGISTER)
     ledger.add("a.b", "long", "word " * 100)
     ledger.add("a.b", "wide", {f"key{n}": "x" * 100 for n in range(9)})
     ledger.add("a.b", "bytes", None, data_base64="AAEC")
@@ -212,7 +212,7 @@ def test_commands_are_told_and_long_data_is_cut() -> None:
     start, register, long, wide, raw, pretended = ledger.told()
 
     assert start == "tidegate.operator starts a run: blueprint=x"
-    assert register == "a.b commands agent.register: many=9 entries"
+    assert register == "a.b commands identity.register: many=9 entries"
     assert long.endswith("word…")
     assert wide.endswith("…")
     assert all(len(text) < 200 and "\n" not in text for text in ledger.told())

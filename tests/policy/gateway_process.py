@@ -1,6 +1,6 @@
 """A gateway in a process of its own, to be killed.
 
-    python gateway_process.py <url> <seed> <folder of the bundle>
+    python gateway_process.py <url> <seed> <folder of the bundle> <file of the roster>
 
 It begins when a line comes on its standard input, so that loading Python takes no time then.
 Ends with status 3 when the ledger is not what it should be, which another start may mend: what a
@@ -13,18 +13,21 @@ import asyncio
 import sys
 from pathlib import Path
 
+import msgspec
+
 from tidegate_bus.accounts import GATEWAY
 from tidegate_bus.connection import connect
 from tidegate_bus.telemetry import Health, configure_logging
-from tidegate_policy.bundle import load_bundle
+from tidegate_policy.bundle import Bundle, load_bundle
 from tidegate_policy.decide import Limits
 from tidegate_policy.gateway import Gateway, GatewaySettings
+from tidegate_policy.roster import Roster
 from tidegate_schemas.errors import LedgerError
+from tidegate_schemas.identity import Registration
 
 
-async def main(url: str, seed: str, folder: Path) -> None:
+async def main(url: str, seed: str, bundle: Bundle) -> None:
     """Work until killed."""
-    bundle = load_bundle(folder)
     if not sys.stdin.readline():
         return  # whoever would have begun is gone
     settings = GatewaySettings("test/0", Limits(256 * 1024), 600.0, 100_000)
@@ -35,7 +38,9 @@ async def main(url: str, seed: str, folder: Path) -> None:
 if __name__ == "__main__":
     configure_logging("gateway")
     try:
-        asyncio.run(main(sys.argv[1], sys.argv[2], Path(sys.argv[3])))
+        members = msgspec.json.decode(Path(sys.argv[4]).read_bytes(), type=list[Registration])
+        bundle = load_bundle(Path(sys.argv[3])).of(Roster.of(members))
+        asyncio.run(main(sys.argv[1], sys.argv[2], bundle))
     except LedgerError as error:
         print(error, file=sys.stderr)
         sys.exit(3)

@@ -20,13 +20,15 @@ from tidegate_bus.accounts import GATEWAY
 from tidegate_bus.connection import Connection, StreamState, connect
 from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.telemetry import Health
-from tidegate_policy.bundle import Member, load_bundle
+from tidegate_policy.bundle import load_bundle
 from tidegate_policy.decide import Limits
 from tidegate_policy.gateway import Gateway, GatewaySettings
 from tidegate_policy.invariants import Checker
+from tidegate_policy.roster import Roster
 from tidegate_schemas import subjects
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.errors import Unavailable
+from tidegate_schemas.identity import Registration
 from tidegate_schemas.record import Receipt, Record, decode_receipts
 from tidegate_schemas.subjects import Principal, Verdict
 
@@ -66,14 +68,15 @@ class Running:
 async def running(
     broker: Broker,
     policies: str = PERMIT_ALL,
-    roster: Iterable[Member] = tuple(ROSTER),
+    roster: Iterable[Registration] = tuple(ROSTER),
     *,
     clock: Callable[[], int] = time.time_ns,
     dedupe_window: float = 600.0,
     dedupe_entries: int = 100_000,
 ) -> AsyncGenerator[Running]:
     """A gateway that has begun to read, or has ended; cancelled at the end."""
-    bundle = load_bundle(write(broker.folder / "bundle", {"policy.cedar": policies}, roster))
+    bundle = load_bundle(write(broker.folder / "bundle", {"policy.cedar": policies}))
+    bundle = bundle.of(Roster.of(roster))
     settings = GatewaySettings("test/0", Limits(256 * 1024), dedupe_window, dedupe_entries)
     seed = broker.keyring.seed(GATEWAY)
     async with await connect(broker.url, GATEWAY, seed) as connection:

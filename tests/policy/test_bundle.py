@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from policy.kit import MEMBERS, PERMIT, loaded, write
+from policy.kit import PERMIT, loaded, write
 from tidegate_policy import bundle as module
-from tidegate_policy.bundle import ROSTER, SCHEMA, Member, Question, load_bundle, write_bundle
+from tidegate_policy.bundle import SCHEMA, Question, load_bundle, write_bundle
 from tidegate_schemas.errors import InvalidPolicy
+from tidegate_schemas.identity import SUBMITTING, Registration, Role
 from tidegate_schemas.subjects import Kind
 
 FORBID = '@id("no-secrets") forbid (principal, action, resource == Topic::"secret");'
@@ -25,14 +26,6 @@ def problems(folder: Path) -> list[str]:
         load_bundle(folder)
     assert str(caught.value) == "\n".join(caught.value.problems)
     return caught.value.problems
-
-
-def test_a_bundle_knows_its_senders_and_what_they_provide(tmp_path: Path) -> None:
-    """Who may send and which tasks have a taker comes from the roster."""
-    bundle = loaded(tmp_path, PERMIT)
-
-    assert bundle.senders == {"team.sender", "team.provider"}
-    assert bundle.capabilities == {"work.do"}
 
 
 @pytest.mark.skipif(not shutil.which("sha256sum"), reason="coreutils are not everywhere")
@@ -54,17 +47,15 @@ def test_the_digest_depends_on_every_file_and_on_nothing_else(
     """Two folders with the same files have one digest; any change of bytes or names another."""
     files = {"a.cedar": PERMIT, "b.cedar": FORBID}
     digests = Counter(
-        load_bundle(write(tmp_path / name, contents, roster)).digest
-        for name, contents, roster in [
-            ("same", files, MEMBERS),
-            ("again", files, MEMBERS),
-            ("comment in the first", {**files, "a.cedar": f"{PERMIT} // x"}, MEMBERS),
-            ("newline in the second", {**files, "b.cedar": f"{FORBID}\n"}, MEMBERS),
-            ("other name", {"a.cedar": PERMIT, "c.cedar": FORBID}, MEMBERS),
-            ("swapped", {"a.cedar": FORBID, "b.cedar": PERMIT}, MEMBERS),
-            ("one file more", {**files, "c.cedar": ""}, MEMBERS),
-            ("other roster", files, MEMBERS[:1]),
-            ("other order", files, MEMBERS[::-1]),
+        load_bundle(write(tmp_path / name, contents)).digest
+        for name, contents in [
+            ("same", files),
+            ("again", files),
+            ("comment in the first", {**files, "a.cedar": f"{PERMIT} // x"}),
+            ("newline in the second", {**files, "b.cedar": f"{FORBID}\n"}),
+            ("other name", {"a.cedar": PERMIT, "c.cedar": FORBID}),
+            ("swapped", {"a.cedar": FORBID, "b.cedar": PERMIT}),
+            ("one file more", {**files, "c.cedar": ""}),
         ]
     )
     (tmp_path / "same" / "README").write_text("not a part of it")
@@ -72,7 +63,7 @@ def test_the_digest_depends_on_every_file_and_on_nothing_else(
     monkeypatch.setattr(module, "SCHEMA", SCHEMA + "\n")
     with_other_schema = load_bundle(tmp_path / "same").digest
 
-    assert sorted(digests.values()) == [1, 1, 1, 1, 1, 1, 1, 2]
+    assert sorted(digests.values()) == [1, 1, 1, 1, 1, 2]
     assert digests[again] == 2
     assert with_other_schema not in digests
 
@@ -138,48 +129,11 @@ def test_a_wrong_policy_is_named_with_its_file(
     assert problem in "\n".join(problems(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("roster", "problem"),
-    [
-        (b"", "truncated"),
-        (b"{}", "Expected `array`"),
-        (b"[{}]", "missing required field `principal`"),
-        (b'[{"principal":"a.b","role":"agent","extra":1}]', "unknown field `extra`"),
-        (b'[{"principal":"a.b","role":7}]', "Expected `str`, got `int`"),
-        (b'[{"principal":"a.\xff","role":"agent"}]', "utf-8"),
-        (b"[" * 100_000, "Expected `object`"),
-        (b'[{"principal":"a.b","role":"king"}]', "a.b has the role 'king'"),
-        (b'[{"principal":"a.b","role":"gateway"}]', "a.b has the role 'gateway'"),
-        (b'[{"principal":"a.b","role":""}]', "a.b has the role ''"),
-        (b'[{"principal":"ab","role":"agent"}]', "write it as team.name"),
-        (b'[{"principal":"a.*","role":"agent"}]', "name '*'"),
-        (b'[{"principal":"A.b","role":"agent"}]', "team 'A'"),
-        (b'[{"principal":"a.b.c","role":"agent"}]', "name 'b.c'"),
-        (b'[{"principal":"a.b","role":"agent","capabilities":["x.>"]}]', "destination 'x.>'"),
-        (
-            b'[{"principal":"a.b","role":"agent"},{"principal":"a.b","role":"agent"}]',
-            "a.b is listed twice",
-        ),
-        (
-            b'[{"principal":"a.b","role":"agent","capabilities":["x"]},'
-            b'{"principal":"a.c","role":"agent","capabilities":["x"]}]',
-            "a.b and a.c both claim capability 'x'",
-        ),
-    ],
-)
-def test_a_wrong_roster_is_named_with_its_file(tmp_path: Path, roster: bytes, problem: str) -> None:
-    """Whatever is wrong with the roster refuses the bundle; nothing else is raised."""
-    write(tmp_path, {"a.cedar": PERMIT}, roster)
-
-    assert all(line.startswith(f"{tmp_path / ROSTER}: ") for line in problems(tmp_path))
-    assert problem in "\n".join(problems(tmp_path))
-
-
-@pytest.mark.parametrize("role", ["agent", "coordinator", "operator", "publisher"])
-def test_four_roles_there_are(tmp_path: Path, role: str) -> None:
-    """Policy sees the role that the roster gives, and these are all that there are."""
+@pytest.mark.parametrize("role", SUBMITTING)
+def test_policy_sees_the_role_that_the_roster_gives(tmp_path: Path, role: Role) -> None:
+    """Of everybody who may submit."""
     text = f'@id("a") permit (principal, action, resource) when {{ principal.role == "{role}" }};'
-    bundle = loaded(tmp_path, text, roster=[Member("a.b", role)])
+    bundle = loaded(tmp_path, text, roster=[Registration("a.b", role)])
 
     assert bundle.ask(Question("a.b", Kind.EVENT, "x", "x", False, None)).allowed
 
@@ -195,14 +149,13 @@ def test_without_policies_there_is_no_bundle(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    """A missing roster, a folder instead of a file and a dangling link are faults."""
+    """A folder instead of a file and a dangling link are faults."""
     (tmp_path / "folder.cedar").mkdir()
     (tmp_path / "link.cedar").symlink_to(tmp_path / "nowhere")
 
     assert problems(tmp_path) == [
         f"{tmp_path / 'folder.cedar'}: Is a directory",
         f"{tmp_path / 'link.cedar'}: No such file or directory",
-        f"{tmp_path / ROSTER}: No such file or directory",
     ]
 
 
@@ -228,7 +181,6 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
             "d.cedar": PERMIT,
             "e.cedar": f"{PERMIT} {FORBID}",
         },
-        b'[{"principal":"a.b","role":"king"},{"principal":"c","role":"agent"}]',
     )
 
     assert [Path(line.partition(": ")[0]).name for line in problems(tmp_path)] == [
@@ -236,8 +188,6 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
         "b.cedar",
         "c.cedar",
         "e.cedar",
-        "roster.json",
-        "roster.json",
     ]
 
 
@@ -290,19 +240,18 @@ def test_ids_that_no_record_could_hold_are_refused(tmp_path: Path) -> None:
     ]
 
 
-def test_a_bundle_is_put_together_from_files_and_a_roster(tmp_path: Path) -> None:
-    """What was in the folder before is gone; the roster is sorted and loads."""
+def test_a_bundle_is_put_together_from_files(tmp_path: Path) -> None:
+    """What was in the folder before is gone."""
     sources = [tmp_path / "one.cedar", tmp_path / "two.cedar"]
     for source, text in zip(sources, (PERMIT, FORBID), strict=True):
         source.write_text(text)
     folder = write(tmp_path / "bundle", {"stale.cedar": "permit ("})
 
-    write_bundle(folder, sources, reversed(MEMBERS))
+    write_bundle(folder, sources)
 
-    assert {path.name for path in folder.iterdir()} == {"one.cedar", "two.cedar", ROSTER}
-    assert load_bundle(folder).senders == {member.principal for member in MEMBERS}
+    assert {path.name for path in folder.iterdir()} == {"one.cedar", "two.cedar"}
     first = load_bundle(folder).digest
-    write_bundle(folder, reversed(sources), MEMBERS)
+    write_bundle(folder, reversed(sources))
     assert load_bundle(folder).digest == first
 
 
@@ -315,4 +264,4 @@ def test_no_policy_is_left_out_of_a_bundle(tmp_path: Path, names: tuple[str, ...
         path.write_text(PERMIT)
 
     with pytest.raises(InvalidPolicy, match=paths[-1].name):
-        write_bundle(tmp_path / "bundle", paths, MEMBERS)
+        write_bundle(tmp_path / "bundle", paths)

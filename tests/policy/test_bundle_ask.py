@@ -14,16 +14,17 @@ from hypothesis import strategies as st
 
 from policy.kit import EXAMPLES, MEMBERS, PERMIT, loaded
 from tidegate_policy import bundle as module
-from tidegate_policy.bundle import Answer, Bundle, Member, Question
+from tidegate_policy.bundle import Answer, Bundle, Question
+from tidegate_schemas.identity import Registration, Role
 from tidegate_schemas.subjects import Kind
 
 GHOST = "grey.ghost"
 ROSTER = (
-    Member("blue.one", "agent", ("blue.work", "boom")),
-    Member("blue.two", "publisher"),
-    Member("red.one", "agent", ("red.work",)),
-    Member("red.two", "operator"),
-    Member("green.one", "coordinator"),
+    Registration("blue.one", Role.AGENT, ("blue.work", "boom")),
+    Registration("blue.two", Role.PUBLISHER),
+    Registration("red.one", Role.AGENT, ("red.work",)),
+    Registration("red.two", Role.OPERATOR),
+    Registration("green.one", Role.COORDINATOR),
 )
 ROLES = {member.principal: member.role for member in ROSTER}
 PROVIDERS = {c: member.principal for member in ROSTER for c in member.capabilities}

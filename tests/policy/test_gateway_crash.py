@@ -9,6 +9,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from policy.kit import write
@@ -32,7 +33,9 @@ class Gateways:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._bundle = write(broker.folder / "bundle", {"policy.cedar": PERMIT_ALL}, ROSTER)
+        self._bundle = write(broker.folder / "bundle", {"policy.cedar": PERMIT_ALL})
+        self._roster = broker.folder / "roster.json"
+        self._roster.write_bytes(msgspec.json.encode(ROSTER))
         self._log = broker.folder / "gateways.log"
         self._begun: list[Process] = []
 
@@ -71,6 +74,7 @@ class Gateways:
                     self._broker.url,
                     self._broker.keyring.seed(GATEWAY),
                     str(self._bundle),
+                    str(self._roster),
                 ),
                 stdin=PIPE,
                 stdout=log,

@@ -10,7 +10,6 @@ import pytest
 
 from policy.kit import NOW, PERMIT, PROVIDER, SENDER, loaded, submission
 from tidegate_bus.ledger import StoredRecord
-from tidegate_policy.bundle import Member
 from tidegate_policy.decide import Limits, decide, record
 from tidegate_policy.invariants import Checker
 from tidegate_policy.window import Window
@@ -40,7 +39,6 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
         tmp_path_factory.mktemp("bundle"),
         PERMIT,
         '@id("secret") forbid (principal, action, resource == Topic::"secret");',
-        roster=[Member(SENDER, "publisher"), Member(PROVIDER, "agent", ("work.do",))],
     )
     window = Window(60, 100)
     given_ = [

@@ -24,10 +24,11 @@ from tidegate_bus.server import Server
 from tidegate_bus.telemetry import Health
 from tidegate_bus.topology import Limits as StreamLimits
 from tidegate_bus.topology import Subscription
-from tidegate_policy.bundle import Member, load_bundle, write_bundle
+from tidegate_policy.bundle import load_bundle, write_bundle
 from tidegate_policy.decide import Limits
 from tidegate_policy.gateway import Gateway, GatewaySettings
-from tidegate_schemas.identity import Role
+from tidegate_policy.roster import Roster
+from tidegate_schemas.identity import Registration, Role
 from tidegate_schemas.record import Record
 from tidegate_schemas.subjects import Principal, stream_info
 from tidegate_schemas.vocabulary import COORDINATOR, OPERATOR
@@ -62,11 +63,12 @@ ROLES = {
     PUBLISHER: Role.PUBLISHER,
 }
 ROSTER = [
-    Member(str(COORDINATOR), "coordinator"),
-    Member(str(OPERATOR), "operator"),
-    Member(str(AGENT), "agent", (CAPABILITY,)),
-    Member(str(OTHER), "agent"),
-    Member(str(PUBLISHER), "publisher"),
+    Registration(str(COORDINATOR), Role.COORDINATOR),
+    Registration(str(OPERATOR), Role.OPERATOR),
+    Registration(str(PROBE), Role.PROBE),
+    Registration(str(AGENT), Role.AGENT, (CAPABILITY,)),
+    Registration(str(OTHER), Role.AGENT),
+    Registration(str(PUBLISHER), Role.PUBLISHER),
 ]
 PERMIT_ALL = """
 @id("everything") permit (principal, action, resource);
@@ -164,7 +166,7 @@ class Broker:
     async def gateway(
         self,
         policies: str = PERMIT_ALL,
-        roster: Iterable[Member] = tuple(ROSTER),
+        roster: Iterable[Registration] = tuple(ROSTER),
         *,
         envelope_bytes: int = 256 * 1024,
         dedupe_window: float = 600.0,
@@ -173,10 +175,11 @@ class Broker:
         """A gateway in this process, ready; cancelled at the end."""
         source = self.folder / "policy.cedar"
         source.write_text(policies)
-        write_bundle(self.folder / "bundle", [source], roster)
+        write_bundle(self.folder / "bundle", [source])
+        bundle = load_bundle(self.folder / "bundle").of(Roster.of(roster))
         settings = GatewaySettings("test/0", Limits(envelope_bytes), dedupe_window, dedupe_entries)
         async with await connect(self.url, GATEWAY, self.keyring.seed(GATEWAY)) as connection:
-            gateway = Gateway(connection, load_bundle(self.folder / "bundle"), settings, Health())
+            gateway = Gateway(connection, bundle, settings, Health())
             task = asyncio.create_task(gateway.run())
             ready = asyncio.create_task(gateway.ready())
             await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)

@@ -17,7 +17,7 @@ import pytest
 
 from support import until
 from tidegate_agents.agent import load_agent
-from tidegate_policy.bundle import Member, load_bundle, write_bundle
+from tidegate_policy.bundle import load_bundle, write_bundle
 from tidegate_schemas.blueprint import Blueprint
 from tidegate_schemas.documents import loads
 from tidegate_schemas.subjects import Kind
@@ -166,7 +166,7 @@ def test_the_policy_snippet_loads(tmp_path: Path) -> None:
     """The policy of the README passes every check of a bundle."""
     (snippet,) = (b.text for b in _blocks("cedar"))
     (tmp_path / "readme.cedar").write_text(snippet)
-    write_bundle(tmp_path / "bundle", [tmp_path / "readme.cedar"], [Member("a.b", "agent")])
+    write_bundle(tmp_path / "bundle", [tmp_path / "readme.cedar"])
 
     assert load_bundle(tmp_path / "bundle").digest.startswith("sha256:")
 

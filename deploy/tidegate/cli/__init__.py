@@ -35,6 +35,7 @@ _COMMANDS = {
     "run": "runs",
     "ledger": "ledger",
     "agent": "agents",
+    "identity": "identity",
     "doctor": "doctor",
     "bench": "bench",
     "schema": "schema",

@@ -63,8 +63,8 @@ async def _list(here: Project, project: Path | None, state: Path | None) -> list
                 (dead if gave_up else results)[record.by] += 1
     workers = Counter(info.name for info in running(here.state))
     rows: list[dict[str, Any]] = []
-    seed = here.state.keyring.seed(REGISTRAR)
-    async with await connect(address(here.state), REGISTRAR, seed) as connection:
+    key = here.state.keyring.path(REGISTRAR)
+    async with await connect(address(here.state), REGISTRAR, key) as connection:
         for manifest in here.manifests:
             name = str(manifest.principal)
             info = subjects.consumer_info(

@@ -12,6 +12,7 @@ import msgspec
 import typer
 
 from tidegate.bus import Bus
+from tidegate.identities import current
 from tidegate.processes import running
 from tidegate.project import Project, address, check_blueprints, open_project
 from tidegate_bus.accounts import REGISTRAR
@@ -107,9 +108,9 @@ async def _examine_stack(
     for name in ("gateway", "coordinator", *(str(m.principal) for m in project.manifests)):
         if name not in healthy:
             yield Finding(f"process {name}", "failed", "not running here")
-    seed = project.state.keyring.seed(REGISTRAR)
-    async with await connect(url, REGISTRAR, seed) as connection:
-        lines = await drift(connection, project.limits(), project.subscriptions())
+    key = project.state.keyring.path(REGISTRAR)
+    async with await connect(url, REGISTRAR, key) as connection:
+        lines = await drift(connection, project.limits(), current(project).subscriptions())
         yield Finding("topology", "failed" if lines else "ok", "\n".join(lines) or "as declared")
         ingress = await connection.stream_state(subjects.ingress_stream(0))
     checker = Checker()

@@ -9,6 +9,8 @@ import pytest
 from tidegate.demo import PROJECT
 from tidegate.project import load_project
 from tidegate_policy.bundle import Answer, Bundle, Question, load_bundle, write_bundle
+from tidegate_policy.roster import BUILT_IN, Roster
+from tidegate_schemas.identity import Registration, is_built_in
 from tidegate_schemas.subjects import Kind
 
 REVIEWERS = ("churn", "message", "secrets", "syntax", "verdict")
@@ -26,7 +28,8 @@ PERMITS = {
     ("tidegate.coordinator", Kind.CONTROL, "blueprint.register"): "coordinator-keeps-its-books",
     ("tidegate.coordinator", Kind.CONTROL, "run.timeout"): "coordinator-keeps-its-books",
     ("tidegate.coordinator", Kind.CONTROL, "run.cancel"): "coordinator-keeps-its-books",
-    ("tidegate.operator", Kind.CONTROL, "agent.register"): "operator-runs-the-bus",
+    ("tidegate.operator", Kind.CONTROL, "identity.register"): "operator-runs-the-bus",
+    ("tidegate.operator", Kind.CONTROL, "identity.revoke"): "operator-runs-the-bus",
     ("tidegate.operator", Kind.CONTROL, "run.start"): "operator-runs-the-bus",
     ("tidegate.operator", Kind.CONTROL, "run.cancel"): "operator-runs-the-bus",
     **{
@@ -41,7 +44,8 @@ PERMITS = {
 DESTINATIONS = {
     Kind.EVENT: ("repo.commit", "run.finished", "anything.else"),
     Kind.CONTROL: (
-        "agent.register",
+        "identity.register",
+        "identity.revoke",
         "blueprint.register",
         "run.cancel",
         "run.start",
@@ -58,8 +62,14 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The policies and the roster of the demo."""
     folder = tmp_path_factory.mktemp("bundle")
     project = load_project(PROJECT, folder)
-    write_bundle(folder, project.policies, project.roster())
-    return load_bundle(folder)
+    capabilities = {str(m.principal): m.capabilities for m in project.manifests}
+    members = [
+        Registration(str(who), role, capabilities.get(str(who), ()))
+        for who, role in project.principals
+        if not is_built_in(str(who))
+    ]
+    write_bundle(folder, project.policies)
+    return load_bundle(folder).of(Roster.of([*BUILT_IN.members.values(), *members]))
 
 
 def ask(bundle: Bundle, by: str, kind: Kind, to: str) -> Answer:

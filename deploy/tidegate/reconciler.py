@@ -1,0 +1,186 @@
+"""Brings a running bus to what its register says: broker, consumers, ledger, in that order.
+
+Level-triggered: it looks at what is wanted and at what is there, never at what was commanded. So it
+does not matter where it was interrupted, and starting is one more round of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+import msgspec
+import structlog
+from prometheus_client import Counter, Gauge
+
+from tidegate_bus.accounts import REGISTRAR, Identity, configuration
+from tidegate_bus.connection import Connection
+from tidegate_bus.generated import read_generated, write_generated
+from tidegate_bus.ledger import LedgerReader
+from tidegate_bus.publisher import Publisher
+from tidegate_bus.topology import converge
+from tidegate_policy.roster import BUILT_IN, Roster, follow
+from tidegate_schemas import subjects
+from tidegate_schemas.clock import rfc3339
+from tidegate_schemas.envelope import Envelope
+from tidegate_schemas.errors import InvalidEnvelope, LedgerError, Refused
+from tidegate_schemas.identity import GIVEN, IDENTITY_COMMANDS, Registration, is_built_in
+from tidegate_schemas.subjects import Kind, Principal
+from tidegate_schemas.vocabulary import OPERATOR
+
+from .identities import Wanted, changes
+from .project import Project, State
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.reconciler")
+
+IDENTITIES = Gauge("tidegate_identities", "Identities that the broker knows", ["role"])
+RELOADS = Counter("tidegate_broker_reloads", "Configurations that the broker took in")
+
+Connect = Callable[[Principal], Awaitable[Connection]]
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """What is in force.
+
+    Attributes:
+        register: version of the register that was applied.
+        time: when; RFC 3339.
+        refused: principals that policy did not let in, each with the reason.
+    """
+
+    register: str
+    time: str
+    refused: dict[str, str] = {}
+
+
+def applied(state: State) -> Applied | None:
+    """What is in force, or None where nothing says so."""
+    try:
+        return msgspec.json.decode(state.applied.read_bytes(), type=Applied)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def write_applied(state: State, done: Applied) -> None:
+    """Say what is in force."""
+    part = state.applied.with_suffix(".part")
+    part.write_bytes(msgspec.json.encode(done))
+    part.replace(state.applied)
+
+
+async def roster(reader: LedgerReader) -> Roster:
+    """Who takes part, as the ledger says.
+
+    Raises:
+        LedgerError: a record is none that a gateway admits.
+        Unavailable: the broker does not answer.
+    """
+    found = BUILT_IN
+    commands = subjects.delivery(0, Kind.CONTROL, IDENTITY_COMMANDS)
+    async for stored in reader.read(filter=commands):
+        try:
+            found = follow(found, stored.record())
+        except InvalidEnvelope as error:
+            raise LedgerError(f"ledger record {stored.seq} is not of a gateway: {error}") from error
+    return found
+
+
+def configure(project: Project, users: list[Identity], port: int) -> bool:
+    """Write the broker's configuration; whether it is another one than before."""
+    limits, state = project.limits(), project.state
+    body = configuration(
+        users,
+        store=state.store,
+        store_bytes=limits.ledger_bytes + limits.ingress_bytes,
+        port=port or -1,
+    )
+    roles = [user.role for user in users]
+    for role in GIVEN:
+        IDENTITIES.labels(role.value).set(roles.count(role))
+    return write_generated(state.server_configuration, body)
+
+
+def drifted(state: State) -> bool:
+    """Whether somebody else has written to the broker's configuration.
+
+    Raises:
+        OSError: it is not there.
+    """
+    return not read_generated(state.server_configuration)[1]
+
+
+class Reconciler:
+    """Applies what is wanted to the bus of a running stack.
+
+    Args:
+        connect: gives a connection of one of the bus's own principals.
+        reload: makes the broker read its configuration again.
+        port: where the broker listens.
+    """
+
+    def __init__(
+        self, connect: Connect, reload: Callable[[], Awaitable[None]], port: Callable[[], int]
+    ) -> None:
+        self._connect = connect
+        self._reload = reload
+        self._port = port
+        self._stale = False  # whether the broker has not taken in what is written
+
+    async def apply(self, project: Project, wanted: Wanted, version: str) -> Applied:
+        """Bring everything to what is wanted.
+
+        Who goes is locked out before anything else happens. Who comes is let in last, when the
+        ledger knows them: a first message is never refused because of its sender being unknown.
+
+        Args:
+            project: whose bus it is.
+            wanted: who is wanted.
+            version: of the register that says so.
+
+        Raises:
+            LedgerError, ServerFailed, Unavailable: it could not be done; try again.
+        """
+        users = wanted.users()
+        async with await self._connect(OPERATOR) as operator:
+            known = (await roster(LedgerReader(operator))).members
+            await self._configure(
+                project,
+                [u for u in users if is_built_in(str(u.principal)) or str(u.principal) in known],
+            )
+            async with await self._connect(REGISTRAR) as registrar:
+                await converge(registrar, project.limits(), wanted.subscriptions())
+            refused = await self._tell(operator, wanted, known)
+        await self._configure(project, [u for u in users if str(u.principal) not in refused])
+        done = Applied(version, rfc3339(time.time_ns()), refused)
+        write_applied(project.state, done)
+        return done
+
+    async def _configure(self, project: Project, users: list[Identity]) -> None:
+        self._stale |= configure(project, users, self._port())
+        if self._stale:
+            await self._reload()
+            self._stale = False
+            RELOADS.inc()
+
+    async def _tell(
+        self, operator: Connection, wanted: Wanted, known: Mapping[str, Registration]
+    ) -> dict[str, str]:
+        """Submit what the ledger does not know yet; who was refused, and why."""
+        publisher = await Publisher.start(operator)
+        refused: dict[str, str] = {}
+        for envelope in changes(wanted, known):
+            principal: str = envelope.payload()["principal"]
+            try:
+                receipt = await publisher.publish(envelope)
+                _log.info(envelope.type, principal=principal, record=receipt.seq)
+            except Refused as error:
+                refused[principal] = str(error)
+                _log.error(f"{envelope.type} refused", principal=principal, error=str(error))
+        return refused
+
+
+async def submit(operator: Connection, envelopes: list[Envelope]) -> None:
+    """Submit commands that are decided once a gateway runs."""
+    publisher = await Publisher.start(operator)
+    for envelope in envelopes:  # one after the other: they build on each other
+        await publisher.publish(envelope, wait="accepted")

@@ -1,0 +1,64 @@
+"""What a principal may do at the broker, in words: every subject of its permissions."""
+
+from __future__ import annotations
+
+from tidegate_bus.accounts import account, permissions
+from tidegate_schemas import subjects
+from tidegate_schemas.identity import Role
+from tidegate_schemas.subjects import Principal
+
+_ACCOUNTS = {
+    "SYS": "which is the broker's own",
+    "BUS": "where the streams are",
+    "AGENTS": "from which no stream can be reached",
+}
+
+
+def rights(principal: Principal, role: Role) -> list[str]:
+    """One line a right, in the order of the permissions: what it publishes, what it hears."""
+    allowed = permissions(principal, role)
+    lines = [f"connect to the account {account(role)}, {_ACCOUNTS[account(role)]}"]
+    lines += [_does(subject, principal) for subject in allowed.publish]
+    lines += [_hears(subject, principal) for subject in allowed.subscribe]
+    return lines
+
+
+def _does(subject: str, who: Principal) -> str:
+    ingress, ledger = subjects.ingress_stream(0), subjects.ledger_stream(0)
+    own = subjects.consumer(who)
+    known = {
+        subjects.submission(who): "submit as itself",
+        subjects.ledger_subjects(0): "write records to the ledger",
+        subjects.RECEIPT_SUBJECTS: "tell senders their verdicts",
+        subjects.tail(0): "announce that the ledger grew",
+        subjects.direct_get(ledger): "read the whole ledger",
+        subjects.stream_info(ledger): "see the state of the ledger's stream",
+        subjects.stream_info(ingress): "see the state of the ingress",
+        subjects.stream_purge(ingress): "trim the ingress",
+        f"{subjects.consumer_create(ingress)}.>": "make consumers of the ingress",
+        subjects.pull(ingress, "*"): "pull submissions",
+        f"$JS.API.STREAM.CREATE.{ingress}": "make the ingress stream",
+        f"$JS.API.STREAM.CREATE.{ledger}": "make the ledger's stream (not change or delete it)",
+        f"$JS.API.STREAM.UPDATE.{ingress}": "change the ingress stream",
+        f"{subjects.consumer_create(ledger)}.>": "make and change consumers of the ledger",
+        f"$JS.API.CONSUMER.INFO.{ledger}.*": "see the state of every consumer",
+        f"$JS.API.CONSUMER.LIST.{ledger}": "list the consumers",
+        subjects.pull(ledger, own): "pull what was admitted for it",
+        subjects.acks(ledger, own): "settle what was delivered to it",
+        "$SYS.REQ.SERVER.PING.CONNZ": "list connections",
+        "$SYS.REQ.SERVER.*.KICK": "cut connections",
+        "$SYS.REQ.CLAIMS.UPDATE": "push new claims of accounts, in operator mode",
+    }
+    return f"{known.get(subject, 'publish')} ({subject})"
+
+
+def _hears(subject: str, who: Principal) -> str:
+    known = {
+        f"{subjects.inbox(who)}.>": "hear answers on its own inbox",
+        subjects.receipt(who): "hear the verdicts on what it submitted",
+        subjects.tail(0): "hear that the ledger grew",
+        "$SYS.ACCOUNT.*.CONNECT": "hear who connects",
+        "$SYS.ACCOUNT.*.DISCONNECT": "hear who disconnects",
+        "$SYS.SERVER.*.CLIENT.AUTH.ERR": "hear of refused logins",
+    }
+    return f"{known.get(subject, 'hear')} ({subject})"
