@@ -35,8 +35,12 @@ class Raw:
             "pedantic": False,
         }
         connection = cls(reader, writer)
-        answers = await connection.say(b"CONNECT " + json.dumps(options).encode())
-        assert not any(line.startswith(b"-ERR") for line in answers), answers
+        try:
+            answers = await connection.say(b"CONNECT " + json.dumps(options).encode())
+            assert not any(line.startswith(b"-ERR") for line in answers), answers
+        except BaseException:
+            writer.close()
+            raise
         return connection
 
     async def publish(self, subject: str, payload: bytes, reply: str = "") -> list[bytes]:
