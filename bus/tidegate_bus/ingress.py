@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +30,15 @@ _PAUSE_SECONDS = 0.2
 _SECOND = 1_000_000_000
 
 
+_RESERVED = frozenset(
+    (
+        *("nats-stream", "nats-sequence", "nats-subject", "nats-time-stamp"),
+        *("nats-last-sequence", "nats-num-pending", "nats-stream-source", "nats-marker-reason"),
+    )
+)
+"""Headers, in small letters, with which the broker marks what it hands out of a stream (ADR-31)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Submission:
     """One message of the ingress stream.
@@ -38,12 +48,14 @@ class Submission:
         time: when the broker stored it, ns since 1970.
         by: `team.name` of the subject that the broker let the sender publish on.
         payload: the bytes; nobody vouches for them.
+        reserved: the first header that only what is stored bears, if the sender has set one.
     """
 
     seq: int
     time: int
     by: str
     payload: bytes
+    reserved: str = ""
 
 
 class IngressReader(Protocol):
@@ -199,7 +211,15 @@ class PulledIngress:
         else:
             self._seen = address.stream_seq
             by = subjects.submitter(message.subject)
-            self._waiting.append(Submission(address.stream_seq, address.time, by, message.data))
+            reserved = _reserved(message.headers) if message.headers else ""
+            self._waiting.append(
+                Submission(address.stream_seq, address.time, by, message.data, reserved)
+            )
             self._waiting_bytes += len(message.data)
             self._want()
             self._arrived.set()
+
+
+def _reserved(headers: Iterable[str]) -> str:
+    """The first of the reserved headers that is there; a stored record looks like that."""
+    return next((name[:80] for name in headers if name.lower() in _RESERVED), "")

@@ -70,6 +70,7 @@ def streams(limits: Limits, partition: int = 0) -> list[dict[str, Any]]:
             # Senders choose headers, ids are stream-wide: the shortest memory there is.
             "duplicate_window": _SECOND // 10,
             "allow_direct": False,
+            "allow_batched": False,
         },
         {
             **common,

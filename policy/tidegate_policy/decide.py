@@ -73,6 +73,10 @@ def decide(
         now: ns since 1970; becomes the time of the record.
     """
     try:
+        if submission.reserved:  # a record that was handed out, or something that looks like one
+            raise InvalidEnvelope(
+                Reason.RESERVED_HEADER, f"{submission.reserved!r} is only for what is stored"
+            )
         envelope = decode(submission.payload, limit=limits.envelope_bytes)
         kind, to = envelope.destination()
     except InvalidEnvelope as error:

@@ -107,6 +107,7 @@ class Reason:
     REPEATED = "repeated"
     MALFORMED = "malformed"
     OVERSIZED = "oversized"
+    RESERVED_HEADER = "reserved_header"
 
 
 _decoder = msgspec.json.Decoder(Record)

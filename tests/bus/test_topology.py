@@ -125,6 +125,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "allow_direct": True,
         "allow_msg_ttl": True,
         "allow_atomic": True,
+        "allow_batched": True,
         "allow_rollup_hdrs": True,
         "republish": {"src": ">", "dest": "x.>"},
         "subject_transform": {"src": "in.*.*", "dest": "in.a.b"},
