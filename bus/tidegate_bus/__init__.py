@@ -7,6 +7,7 @@
     ledger      reading the ledger                 delivery     admitted messages for a worker
     lifeline    children that end with us          telemetry    logs, /metrics, /healthz
     client      nats-py, mended                    tasks        ending them
+    tls         certificates for both sides        authority    making them, for development
 
 Nothing here decides anything: that is the policy floor.
 """
