@@ -1,4 +1,4 @@
-"""The client of nats-py, with five faults of its version 2.16 mended, and keys that can change.
+"""The client of nats-py, with seven faults of its version 2.16 mended, and keys that can change.
 
 `tests/bus/test_client.py` shows each of them against a real broker.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Callable, Generator
 from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.transport import TcpTransport
 
 from .credentials import Credentials
 
@@ -25,11 +27,44 @@ class NatsClient(Client):
     Args:
         credentials: asked before each attempt to connect, so that a rotated key takes effect
             with the next one.
+        tls: asked in the same way for whom to trust and what to show. Nothing is sent in clear
+            text then, nor to an address with `tls://`.
     """
 
-    def __init__(self, credentials: Callable[[], Credentials]) -> None:
+    def __init__(
+        self,
+        credentials: Callable[[], Credentials],
+        tls: Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
         super().__init__()
         self._credentials = credentials
+        self._tls = tls
+        self._transport = _Transport()
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        """Of the next handshake."""
+        return self._tls() if self._tls else super().ssl_context
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        # The first INFO comes in clear text: whoever stands between wrote it, perhaps. nats-py
+        # believes it, and goes on in clear text, or to other brokers that it names.
+        if initial_connection:
+            assert self._current_server
+            wanted = self._tls is not None or self._current_server.uri.scheme == "tls"
+            if wanted and not info.get("tls_required"):
+                raise nats.errors.Error(
+                    "the broker speaks clear text, and TLS is wanted; nothing was sent. Turn on "
+                    "its TLS (server.tls in tidegate.yaml), or connect to nats:// without `tls`"
+                )
+            if not wanted and info.get("tls_required"):
+                raise nats.errors.Error(
+                    "the broker wants TLS; connect to tls:// with `tls`, the folder with "
+                    "authority.pem (`tidegate tls create` makes one for development)"
+                )
+            if wanted:
+                info = {**info, "connect_urls": None}
+        await super()._process_info(info, initial_connection)
 
     def _connect_command(self) -> bytes:
         found = self._credentials()
@@ -94,6 +129,23 @@ class NatsClient(Client):
             self._pending_data_size = 0
             self._status = Client.DISCONNECTED
             await super()._close(status, do_cbs)
+
+
+class _Transport(TcpTransport):
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # nats-py
+
+    async def connect_tls(self, *arguments: Any, **options: Any) -> None:
+        await super().connect_tls(*arguments, **options)
+        # nats-py does not tell the stream of its transport: then nothing holds back a broker that
+        # sends faster than is read, and asyncio warns of each connection's end.
+        assert self._io_writer
+        transport = self._io_writer.transport
+        if protocol := transport.get_protocol():  # there is none any more of a lost connection
+            protocol.connection_made(transport)
+
+    def __bool__(self) -> bool:  # nats-py makes a transport of its own where there is none
+        return True
 
 
 @contextlib.contextmanager

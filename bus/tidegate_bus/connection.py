@@ -25,6 +25,7 @@ from tidegate_schemas.subjects import Principal
 from .client import NatsClient
 from .credentials import Credentials
 from .tasks import end
+from .tls import client_context, explain
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.connection")
 
@@ -53,13 +54,21 @@ class ApiError(Unavailable):
 class Connection:
     """A principal's connection. Make one with `connect`; close it, or use it in `async with`."""
 
-    def __init__(self, principal: Principal, url: str, secret: str | Path) -> None:
+    def __init__(
+        self,
+        principal: Principal,
+        url: str,
+        secret: str | Path,
+        tls: ssl.SSLContext | Path | None = None,
+    ) -> None:
         """Strictly private: use `connect`."""
         self.principal = principal
         self.url = url
         self._secret = secret
         self._known = Credentials.of(secret)
-        self.nats: Client = NatsClient(self._credentials)
+        self._tls = tls
+        self._context = client_context(tls) if isinstance(tls, Path) else tls
+        self.nats: Client = NatsClient(self._credentials, self._handshake if tls else None)
         self._on_reconnect: list[Listener] = []
         self._closing = False
 
@@ -181,6 +190,15 @@ class Connection:
             _log.warning("cannot read the key again", error=str(error))
         return self._known
 
+    def _handshake(self) -> ssl.SSLContext:
+        if isinstance(self._tls, Path):
+            try:
+                self._context = client_context(self._tls)
+            except InvalidInput as error:  # perhaps they are just being replaced
+                _log.warning("cannot read the certificates again", error=str(error))
+        assert self._context
+        return self._context
+
     async def _reconnected(self) -> None:
         _log.info("reconnected", principal=str(self.principal))
         self._tell()
@@ -202,7 +220,7 @@ class Connection:
         await asyncio.sleep(_REFUSED_SECONDS)
 
     async def _failed(self, error: Exception) -> None:
-        _log.warning("connection", principal=str(self.principal), error=str(error) or repr(error))
+        _log.warning("connection", principal=str(self.principal), error=_said(error))
 
     async def __aenter__(self) -> Self:
         return self
@@ -230,7 +248,7 @@ async def connect(
     principal: Principal,
     secret: str | Path,
     *,
-    tls: ssl.SSLContext | None = None,
+    tls: ssl.SSLContext | Path | None = None,
     timeout: float = 5.0,
 ) -> Connection:
     """Connect as a principal.
@@ -240,21 +258,24 @@ async def connect(
         principal: who; decides which subjects are its own.
         secret: its nkey seed (`SU…`) or the text of a `.creds` file; or the path of a file with
             either, which is read again at each reconnect, so that a key can be rotated.
-        tls: whom to trust, and what to prove oneself with, where the broker wants TLS.
+        tls: where the broker speaks TLS, the folder with whom to trust and what to show, see
+            `tls.client_context`, which is read again at each reconnect too; or a context. Without
+            it, an address with `tls://` must have a certificate that this machine trusts.
         timeout: seconds for the first connection; later ones are retried for ever.
 
     Raises:
-        NotConnected: nobody answers there, or the broker does not know the key.
-        InvalidInput: no nkey seed, or no address.
+        NotConnected: nobody answers there, the broker does not know the key, it is not who it
+            should be by its certificate, or one side wants TLS and the other does not.
+        InvalidInput: no nkey seed, no address, or the folder of `tls` is not as it should be.
     """
-    connection = Connection(principal, url, secret)
-    problem = ""
-    established = False
+    connection = Connection(principal, url, secret, tls)
+    problem, telling, established = "", False, False
 
     async def failed(error: Exception) -> None:
-        nonlocal problem
-        if "Authorization" not in problem:  # it tells more than the resets that come with it
-            problem = str(error) or repr(error)
+        nonlocal problem, telling
+        if not telling:  # it tells more than the resets that come with it
+            problem = _said(error)
+            telling = "Authorization" in problem or bool(explain(error))
         if connection.nats.is_connected:
             await connection._failed(error)  # pyright: ignore[reportPrivateUsage]
         elif established and "Authorization" in str(error):
@@ -267,7 +288,6 @@ async def connect(
         "max_reconnect_attempts": -1,
         "reconnect_time_wait": 0.1,
         "ping_interval": 20,
-        "tls": tls,
         "flush_timeout": _FLUSH_SECONDS,
         "error_cb": failed,
         "reconnected_cb": connection._reconnected,  # pyright: ignore[reportPrivateUsage]
@@ -280,11 +300,15 @@ async def connect(
     except BaseException as error:
         await connection.close()
         if isinstance(error, (nats.errors.Error, OSError, TimeoutError)):
-            why = problem or str(error) or "no answer"
+            why = problem or (str(error) and _said(error)) or "no answer"
             raise NotConnected(f"cannot connect to {url} as {principal}: {why}") from error
         raise
     established = True
     return connection
+
+
+def _said(error: Exception) -> str:
+    return explain(error) or str(error) or repr(error)
 
 
 def _checked(address: str) -> str:
