@@ -23,6 +23,7 @@ MINIMUM = (2, 14)
 
 _READY = "Server is ready"
 _RELOADED = re.compile(r"Reloaded server configuration|Failed to reload server configuration: (.*)")
+_TLS = "TLS required for client connections"
 _PORT = re.compile(r"Listening for client connections on \S+:(\d+)")
 _POLL_SECONDS = 0.01
 _GRACE_SECONDS = 10.0
@@ -71,18 +72,22 @@ class Server:
     """A running nats-server. Make one with `await Server.start(…)` or `async with`.
 
     Ends with this process, also when this process is killed. Its log stays.
+
+    Attributes:
+        url: where clients on this machine connect, `nats://…`, or `tls://…` if they must.
+        log: what it says.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, port: int, log: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, url: str, log: Path) -> None:
         """Strictly private: use `start`."""
         self._process = process
-        self.port = port
+        self.url = url
         self.log = log
 
     @property
-    def url(self) -> str:
-        """Where clients connect."""
-        return f"nats://127.0.0.1:{self.port}"
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.url.rpartition(":")[2])
 
     @property
     def pid(self) -> int:
@@ -115,13 +120,13 @@ class Server:
             )
         try:
             async with asyncio.timeout(timeout):
-                port = await _until_ready(process, log, offset)
+                url = await _until_ready(process, log, offset)
         except BaseException as error:
             await _end(process, _GRACE_SECONDS)
             if isinstance(error, TimeoutError):
                 raise ServerFailed(f"not ready after {timeout:g} s", _end_of(log, offset)) from None
             raise
-        return cls(process, port, log)
+        return cls(process, url, log)
 
     async def reload(self, *, timeout: float = 10.0) -> None:
         """Take in the configuration file again; clients whose rights did not change stay.
@@ -165,12 +170,12 @@ class Server:
         await self.stop()
 
 
-async def _until_ready(process: asyncio.subprocess.Process, log: Path, offset: int) -> int:
+async def _until_ready(process: asyncio.subprocess.Process, log: Path, offset: int) -> str:
     while True:
         text = _end_of(log, offset, 1_000_000)
         port = _PORT.search(text)
         if port and _READY in text:
-            return int(port[1])
+            return f"{'tls' if _TLS in text else 'nats'}://127.0.0.1:{port[1]}"
         if process.returncode is not None:
             raise ServerFailed(
                 f"nats-server ended with status {process.returncode}", _end_of(log, offset)

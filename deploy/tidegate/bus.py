@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
@@ -14,13 +15,13 @@ from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.record import Record
 from tidegate_schemas.subjects import Principal
 
-from .project import State, address, find_project
+from .project import State, address, client_tls, find_project
 
 
 class Bus:
     """A connection to the bus.
 
-    async with await Bus.connect(url, "outside.git", seed) as bus:
+    async with await Bus.connect(url, "outside.git", Path("git.nk")) as bus:
         receipt = await bus.publish(Envelope.new("repo.commit", {"sha": "…"}))
 
     Attributes:
@@ -34,21 +35,31 @@ class Bus:
 
     @classmethod
     async def connect(
-        cls, url: str, principal: str, secret: str | Path, *, window: int = 256
+        cls,
+        url: str,
+        principal: str,
+        secret: str | Path,
+        *,
+        tls: ssl.SSLContext | Path | None = None,
+        window: int = 256,
     ) -> Self:
         """Connect as a principal.
 
         Args:
-            url: `nats://host:port`, or several with commas.
+            url: `nats://host:port` or `tls://host:port`, or several with commas.
             principal: `team.name`.
             secret: its nkey seed (`SU…`), or the path of its seed or `.creds` file.
+            tls: for `tls://`, the folder with `authority.pem`, and with `client.pem` and
+                `client.key` if the broker asks for them; or a context. Without it the broker's
+                certificate must be one that this machine trusts.
             window: envelopes that may be on their way at once; more callers of `publish` wait.
 
         Raises:
-            NotConnected: nobody answers there, or the broker does not know the key.
-            InvalidInput: no principal, or no seed.
+            NotConnected: nobody answers there, or the broker does not know the key, or TLS is
+                not as both sides want it.
+            InvalidInput: no principal, no seed, or certificates that are not as they should be.
         """
-        connection = await connect(url, Principal.parse(principal), secret)
+        connection = await connect(url, Principal.parse(principal), secret, tls=tls)
         try:
             return cls(connection, await Publisher.start(connection, window=window))
         except BaseException:
@@ -83,7 +94,8 @@ class Bus:
                 f"there is no principal {who} here, or the stack has not been started since it was "
                 f"named; publishers stand in tidegate.yaml, agents in agents/"
             )
-        return await cls.connect(url, principal, where.keyring.path(who), window=window)
+        key, tls = where.keyring.path(who), client_tls(where)
+        return await cls.connect(url, principal, key, tls=tls, window=window)
 
     @property
     def ledger(self) -> LedgerReader:

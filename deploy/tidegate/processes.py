@@ -24,7 +24,7 @@ from tidegate_schemas.errors import InvalidInput, Refused, TidegateError, first_
 from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import COORDINATOR
 
-from .project import Project, State, address, check_blueprints
+from .project import Project, State, address, check_blueprints, client_tls
 
 if TYPE_CHECKING:
     from tidegate_schemas.manifest import Manifest
@@ -150,7 +150,8 @@ async def _process(
     telemetry = TelemetryServer(health)
     with contextlib.ExitStack() as stack:
         stack.callback(telemetry.close)
-        async with await connect(address(state), principal, state.keyring.path(principal)) as link:
+        key, tls = state.keyring.path(principal), client_tls(state)
+        async with await connect(address(state), principal, key, tls=tls) as link:
 
             def ready() -> None:
                 stack.enter_context(_written(path, ProcessInfo(name, os.getpid(), telemetry.port)))

@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tidegate_bus.accounts import GATEWAY, PROBE, REGISTRAR, WARDEN
 from tidegate_bus.keyring import Keyring
 from tidegate_bus.register import Register
+from tidegate_bus.tls import server_block
 from tidegate_bus.topology import Limits
 from tidegate_schemas.errors import InvalidDocument, InvalidInput, Problem
 from tidegate_schemas.identity import Role
@@ -80,6 +81,16 @@ class State:
         """Where the broker listens, for other commands."""
         return self.folder / "address"
 
+    @property
+    def tls(self) -> Path:
+        """Certificates, if the project does not name another folder."""
+        return self.folder / "tls"
+
+    @property
+    def tls_location(self) -> Path:
+        """Which folder of certificates the running stack uses, for other commands."""
+        return self.folder / "tls.location"
+
 
 @dataclass(frozen=True, slots=True)
 class Project:
@@ -112,6 +123,23 @@ class Project:
         server = self.settings.server
         return Limits(server.ledger_bytes, server.ingress_bytes, server.backlog)
 
+    @property
+    def tls_folder(self) -> Path:
+        """Where certificates are, see `tidegate_bus.tls`."""
+        named = self.settings.server.tls_folder
+        return self.root / named if named else self.state.tls
+
+    def server_tls(self) -> dict[str, Any] | None:
+        """The block `tls` of the broker's configuration; None where it is off.
+
+        Raises:
+            InvalidInput: the certificates are not as they should be.
+        """
+        wanted = self.settings.server.tls
+        if wanted == "off":
+            return None
+        return server_block(self.tls_folder, mutual=wanted == "mutual")
+
 
 def find_project(start: Path) -> Path:
     """The folder with `tidegate.yaml`: `start` or the nearest one above it.
@@ -139,6 +167,22 @@ def address(state: State) -> str:
         raise InvalidInput(
             f"no stack runs with its state in {state.folder}; start one with `tidegate up`"
         ) from None
+
+
+def client_tls(state: State) -> Path | None:
+    """The folder of certificates for clients of a running stack; None where TLS is off.
+
+    Needs the state only: whoever just publishes does not read the project.
+
+    Raises:
+        InvalidInput: no stack is running here.
+    """
+    if not address(state).startswith("tls://"):
+        return None
+    try:
+        return Path(state.tls_location.read_text("utf-8").strip("\n"))
+    except OSError:
+        return state.tls
 
 
 def load_project(root: Path, state: Path | None = None) -> Project:

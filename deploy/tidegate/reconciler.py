@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import msgspec
 import structlog
@@ -85,7 +86,9 @@ async def roster(reader: LedgerReader) -> Roster:
     return found
 
 
-def configure(project: Project, users: list[Identity], port: int) -> bool:
+def configure(
+    project: Project, users: list[Identity], port: int, tls: dict[str, Any] | None = None
+) -> bool:
     """Write the broker's configuration; whether it is another one than before."""
     limits, state = project.limits(), project.state
     body = configuration(
@@ -93,6 +96,7 @@ def configure(project: Project, users: list[Identity], port: int) -> bool:
         store=state.store,
         store_bytes=limits.ledger_bytes + limits.ingress_bytes,
         port=port or -1,
+        tls=tls,
     )
     roles = [user.role for user in users]
     for role in GIVEN:
@@ -116,14 +120,20 @@ class Reconciler:
         connect: gives a connection of one of the bus's own principals.
         reload: makes the broker read its configuration again.
         port: where the broker listens.
+        tls: the block of that name in its configuration.
     """
 
     def __init__(
-        self, connect: Connect, reload: Callable[[], Awaitable[None]], port: Callable[[], int]
+        self,
+        connect: Connect,
+        reload: Callable[[], Awaitable[None]],
+        port: Callable[[], int],
+        tls: Callable[[], dict[str, Any] | None] = lambda: None,
     ) -> None:
         self._connect = connect
         self._reload = reload
         self._port = port
+        self._tls = tls
         self._stale = False  # whether the broker has not taken in what is written
 
     async def apply(self, project: Project, wanted: Wanted, version: str) -> Applied:
@@ -156,7 +166,7 @@ class Reconciler:
         return done
 
     async def _configure(self, project: Project, users: list[Identity]) -> None:
-        self._stale |= configure(project, users, self._port())
+        self._stale |= configure(project, users, self._port(), self._tls())
         if self._stale:
             await self._reload()
             self._stale = False

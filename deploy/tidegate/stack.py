@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from tidegate_bus.accounts import REGISTRAR
 from tidegate_bus.connection import Connection, connect
@@ -34,7 +34,7 @@ from tidegate_schemas.vocabulary import OPERATOR
 from .child import Child, OnLine
 from .identities import Wanted, changes, ensure_keys, wanted
 from .processes import running
-from .project import Project, State, check_blueprints, load_project
+from .project import Project, State, check_blueprints, client_tls, load_project
 from .reconciler import Applied, Reconciler, configure, roster, submit, write_applied
 
 _POLL_SECONDS = 0.02
@@ -70,13 +70,14 @@ class Stack:
         self._lock: TextIO | None = None
         self._server: Server | None = None
         self._agents = agents
+        self._tls: dict[str, Any] | None = None  # as it was at the start, whatever is written since
         self._keeper: asyncio.Task[None] | None = None
         self._identities: asyncio.Task[None] | None = None
         self._gateway = self._child("gateway", "gateway")
         self._coordinator = self._child("coordinator", "coordinator")
         self._workers: dict[str, Child] = {}
         self._reconciler = Reconciler(
-            self.connect, lambda: self.server.reload(), lambda: self.server.port
+            self.connect, lambda: self.server.reload(), lambda: self.server.port, lambda: self._tls
         )
 
     @property
@@ -157,7 +158,9 @@ class Stack:
 
     async def connect(self, principal: Principal) -> Connection:
         """A connection as one of the project's principals."""
-        return await connect(self.server.url, principal, self.project.state.keyring.path(principal))
+        state = self.project.state
+        key, tls = state.keyring.path(principal), client_tls(state)
+        return await connect(self.server.url, principal, key, tls=tls)
 
     def check(self) -> None:
         """Raise if the bus is down and will not come back by itself.
@@ -210,14 +213,17 @@ class Stack:
             raise InvalidPolicy(problems) from None
 
     async def _start_server(self, who: Wanted) -> None:
-        configure(self.project, who.users(), self.project.settings.server.port)
+        self._tls = self.project.server_tls()
+        configure(self.project, who.users(), self.project.settings.server.port, self._tls)
         await self._run_server()
-        configure(self.project, who.users(), self.server.port)  # where it is from now on
+        configure(self.project, who.users(), self.server.port, self._tls)  # where it is from now on
         await self.server.reload()
 
     async def _run_server(self) -> None:
         state = self.project.state
         self._server = await Server.start(state.server_configuration, state.logs / "server.log")
+        if self._tls:
+            state.tls_location.write_text(f"{Path(self._tls['cert_file']).parent}\n", "utf-8")
         state.address.write_text(self._server.url + "\n")
 
     async def _keep_server(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,10 @@ class ServerSettings(Document):
     """Submissions that may wait for the gateway."""
     backlog: Annotated[int, Field(ge=1, le=_INT64)] = 100_000
     """Submissions of one sender that may wait for the gateway."""
+    tls: Literal["off", "server", "mutual"] = "off"
+    """Whether clients must speak TLS, and with `mutual` show a certificate too."""
+    tls_folder: Annotated[str, Field(min_length=1)] | None = None
+    """Where the certificates are, relative to the project; `tls` in the state by default."""
 
 
 class GatewaySettings(Document):

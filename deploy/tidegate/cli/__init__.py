@@ -37,6 +37,7 @@ _COMMANDS = {
     "agent": "agents",
     "identity": "identity",
     "doctor": "doctor",
+    "tls": "tls",
     "bench": "bench",
     "schema": "schema",
     "gateway": "process",

@@ -8,7 +8,7 @@ from typing import Any
 
 from tidegate.bus import Bus
 from tidegate.processes import running
-from tidegate.project import Project, address, open_project
+from tidegate.project import Project, address, client_tls, open_project
 from tidegate_bus.accounts import REGISTRAR
 from tidegate_bus.connection import connect
 from tidegate_schemas import subjects
@@ -63,8 +63,8 @@ async def _list(here: Project, project: Path | None, state: Path | None) -> list
                 (dead if gave_up else results)[record.by] += 1
     workers = Counter(info.name for info in running(here.state))
     rows: list[dict[str, Any]] = []
-    key = here.state.keyring.path(REGISTRAR)
-    async with await connect(address(here.state), REGISTRAR, key) as connection:
+    key, url = here.state.keyring.path(REGISTRAR), address(here.state)
+    async with await connect(url, REGISTRAR, key, tls=client_tls(here.state)) as connection:
         for manifest in here.manifests:
             name = str(manifest.principal)
             info = subjects.consumer_info(

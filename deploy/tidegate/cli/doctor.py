@@ -14,7 +14,7 @@ import typer
 from tidegate.bus import Bus
 from tidegate.identities import current
 from tidegate.processes import running
-from tidegate.project import Project, address, check_blueprints, open_project
+from tidegate.project import Project, address, check_blueprints, client_tls, open_project
 from tidegate_bus.accounts import REGISTRAR
 from tidegate_bus.connection import connect
 from tidegate_bus.server import find_server
@@ -108,8 +108,8 @@ async def _examine_stack(
     for name in ("gateway", "coordinator", *(str(m.principal) for m in project.manifests)):
         if name not in healthy:
             yield Finding(f"process {name}", "failed", "not running here")
-    key = project.state.keyring.path(REGISTRAR)
-    async with await connect(url, REGISTRAR, key) as connection:
+    key, tls = project.state.keyring.path(REGISTRAR), client_tls(project.state)
+    async with await connect(url, REGISTRAR, key, tls=tls) as connection:
         lines = await drift(connection, project.limits(), current(project).subscriptions())
         yield Finding("topology", "failed" if lines else "ok", "\n".join(lines) or "as declared")
         ingress = await connection.stream_state(subjects.ingress_stream(0))
