@@ -1,4 +1,4 @@
-"""The client of nats-py, with seven faults of its version 2.16 mended, and keys that can change.
+"""The client of nats-py, with eight faults of its version 2.16 mended, and keys that can change.
 
 `tests/bus/test_client.py` shows each of them against a real broker.
 """
@@ -136,10 +136,17 @@ class _Transport(TcpTransport):
         super().__init__()  # type: ignore[no-untyped-call]  # nats-py
 
     async def connect_tls(self, *arguments: Any, **options: Any) -> None:
-        await super().connect_tls(*arguments, **options)
-        # nats-py does not tell the stream of its transport: then nothing holds back a broker that
-        # sends faster than is read, and asyncio warns of each connection's end.
         assert self._io_writer
+        bare = self._io_writer.transport.get_protocol()
+        try:
+            await super().connect_tls(*arguments, **options)
+        except BaseException:
+            # Its transport has gone over to TLS: nobody else tells the stream of its end, which
+            # nats-py waits for, without end itself.
+            bare.connection_lost(None)
+            raise
+        # nats-py does not tell the new stream of its transport: then nothing holds back a broker
+        # that sends faster than is read, and asyncio warns of each connection's end.
         transport = self._io_writer.transport
         if protocol := transport.get_protocol():  # there is none any more of a lost connection
             protocol.connection_made(transport)
