@@ -36,7 +36,7 @@ _FLUSH_SECONDS = 1.0
 
 
 _REFUSED_SECONDS = 1.0
-"""Pause before the next attempt with a key that the broker refused."""
+"""Pause before the next attempt, after one that was refused for its key or a certificate."""
 
 
 class ApiError(Unavailable):
@@ -214,9 +214,9 @@ class Connection:
         if not self._closing:
             _log.warning("disconnected", principal=str(self.principal))
 
-    async def _refused(self) -> None:
-        """The broker does not know the key any more: perhaps it is replaced later."""
-        _log.error("the broker refuses the key", principal=str(self.principal))
+    async def _refused(self, error: Exception) -> None:
+        """Key or certificates are not good any more: perhaps they are replaced later."""
+        _log.error("cannot reconnect", principal=str(self.principal), error=_said(error))
         await asyncio.sleep(_REFUSED_SECONDS)
 
     async def _failed(self, error: Exception) -> None:
@@ -275,11 +275,11 @@ async def connect(
         nonlocal problem, telling
         if not telling:  # it tells more than the resets that come with it
             problem = _said(error)
-            telling = "Authorization" in problem or bool(explain(error))
+            telling = _is_refusal(error)
         if connection.nats.is_connected:
             await connection._failed(error)  # pyright: ignore[reportPrivateUsage]
-        elif established and "Authorization" in str(error):
-            await connection._refused()  # pyright: ignore[reportPrivateUsage]
+        elif established and _is_refusal(error):
+            await connection._refused(error)  # pyright: ignore[reportPrivateUsage]
 
     options: dict[str, Any] = {
         "servers": [_checked(address) for address in url.split(",")],
@@ -305,6 +305,10 @@ async def connect(
         raise
     established = True
     return connection
+
+
+def _is_refusal(error: Exception) -> bool:
+    return "Authorization" in str(error) or bool(explain(error))
 
 
 def _said(error: Exception) -> str:

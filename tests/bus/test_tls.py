@@ -357,6 +357,33 @@ async def test_certificates_that_cannot_be_read_again_are_replaced_by_the_last_o
     assert any(f"chmod 600 {key}" in str(log.get("error")) for log in logs)
 
 
+async def test_a_broker_that_is_not_trusted_any_more_is_logged_until_it_is(
+    mutual: SecureBroker, tmp_path: Path
+) -> None:
+    """Trouble with certificates is said while a connection tries to come back, which it does."""
+    mine = tmp_path / "mine"
+    shutil.copytree(mutual.certificates, mine)
+    connection = await mutual.attempt(mine)
+    back: list[bool] = []
+    connection.on_reconnect(lambda: back.append(True))
+    shutil.rmtree(mutual.certificates)
+    create(mutual.certificates)
+    with capture_logs() as logs:
+        await mutual.kill()
+        await mutual.restart()
+        await until(lambda: any("not of the authority" in str(log.get("error")) for log in logs))
+        shutil.copy(mutual.certificates / "authority.pem", mine)
+        for name in ("client.key", "client.pem"):
+            (mine / name).unlink()
+        await until(lambda: any("not accept our cert" in str(log.get("error")) for log in logs))
+        for name in ("client.key", "client.pem"):
+            shutil.copy(mutual.certificates / name, mine)
+        await until(lambda: bool(back))
+    await connection.close()
+
+    assert {log["log_level"] for log in logs if log["event"] == "cannot reconnect"} == {"error"}
+
+
 # Files
 
 
