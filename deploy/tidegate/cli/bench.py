@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from tidegate.bench import boundary as account_boundary
 from tidegate.bench import load
+from tidegate.bench.boundary import Plan, Row
 from tidegate.bench.load import Figure, OnProgress
 from tidegate.bench.machine import machine
 
@@ -58,6 +61,82 @@ def e2e(
 ) -> None:
     """Runs of a one-step blueprint a second: event, task, result, end."""
     _bench("e2e", runs, lambda state, on: load.e2e(state, runs, size, on), as_json)
+
+
+@app.command()
+def boundary(
+    deliveries: Annotated[
+        int, typer.Option(min=10, max=1_000_000, help="Messages that are delivered.")
+    ] = 100_000,
+    publishes: Annotated[
+        int, typer.Option(min=10, max=1_000_000, help="Messages that are published.")
+    ] = 50_000,
+    awaited: Annotated[
+        int, typer.Option(min=10, max=100_000, help="The same, one after the other.")
+    ] = 2_000,
+    pulls: Annotated[
+        int, typer.Option(min=10, max=1_000_000, help="Pull requests that bring nothing.")
+    ] = 20_000,
+    hands: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Deliveries that are handled at once.")
+    ] = 100,
+    size: SizeOption = 512,
+    expiry: Annotated[
+        bool, typer.Option("--expiry", help="Wait, for minutes, until those are forgotten.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """What it costs that agents live in an account of their own: with it and without, in turns."""
+    plan = Plan(
+        publishes=publishes,
+        awaited=awaited,
+        deliveries=deliveries,
+        pulls=pulls,
+        hands=hands,
+        size=size,
+        expiry=expiry,
+    )
+    with (
+        tempfile.TemporaryDirectory(prefix="tidegate-bench-") as folder,
+        contextlib.ExitStack() as stack,
+    ):
+        shown = None
+        if err.is_terminal and not as_json:
+            shown = stack.enter_context(err.status("boundary"))
+
+        def on_progress(done: int) -> None:
+            if shown:
+                shown.update(f"boundary {done:,}/{plan.messages:,}")
+
+        rows = run(account_boundary.boundary(Path(folder), plan, on_progress))
+    where = run(machine())
+    if as_json:
+        print_json({"bench": "boundary", "figures": list(map(_row, rows)), "machine": where})
+        return
+    cells = (
+        (
+            row.name,
+            *(f"{f.value:,.2f}" if f.value < 1000 else f"{f.value:,.0f}" for f in row.figures),
+            None if row.ratio is None else f"{row.ratio:.2f}",
+            row.unit,
+        )
+        for row in rows
+    )
+    columns = ("boundary", "with it", "without (unsafe)", "ratio", "unit")
+    out.print(table("", columns, cells))
+    out.print(", ".join(f"{key} {value}" for key, value in where.items()))
+
+
+def _row(row: Row) -> dict[str, Any]:
+    with_, without = row.figures
+    return {
+        "name": row.name,
+        "unit": row.unit,
+        "boundary": with_.value,
+        "one_account": without.value,
+        "ratio": row.ratio,
+        "rounds": {"boundary": row.boundary, "one_account": row.one_account},
+    }
 
 
 def _bench(name: str, total: int, measure: Measure, as_json: bool) -> None:
