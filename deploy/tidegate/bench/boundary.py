@@ -407,11 +407,7 @@ class _Bench:
             await self._look(f"after {what}")
             await self._held(f"after {what}")
             if self.plan.expiry:
-                began = time.perf_counter()
-                seconds: list[float] = []
-                for broker in self._both:
-                    await _forgotten(broker)
-                    seconds.append(time.perf_counter() - began)
+                seconds = await asyncio.gather(*map(_forgotten, self._both))
                 self._row("all requests forgotten after", "s", *seconds)
                 await self._held("after that")
                 await self._look("after that")
@@ -481,17 +477,19 @@ class _Bench:
         self.on_progress(self._done)
 
 
-async def _forgotten(broker: _Broker, all_but: int = 0) -> None:
-    """Returns when the broker holds no more requests than these.
+async def _forgotten(broker: _Broker, all_but: int = 0) -> float:
+    """The seconds until the broker holds no more requests than these.
 
     It is seldom busy with the question: its answer lists them all, and becomes garbage.
     """
+    began = time.perf_counter()
     async with asyncio.timeout(_FORGOTTEN_SECONDS):
         while True:
-            began = time.perf_counter()
-            if await broker.held() <= all_but:
-                return
-            await asyncio.sleep(_LOOK_SECONDS + 20 * (time.perf_counter() - began))
+            asked = time.perf_counter()
+            held, now = await broker.held(), time.perf_counter()
+            if held <= all_but:
+                return now - began
+            await asyncio.sleep(_LOOK_SECONDS + 20 * (now - asked))
 
 
 def _task(seq: int, text: str) -> Record:
