@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
-import secrets
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar, cast
 
 import msgspec
 import nkeys
@@ -23,6 +20,9 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
 from tidegate_schemas.errors import InvalidInput
+
+from .credentials import Credentials
+from .keyring import new_seed
 
 MAX_BYTES = 1024 * 1024
 """Longest token. The broker reads no longer one; it is about 10,000 revocations in an account."""
@@ -32,11 +32,6 @@ UNLIMITED = -1
 
 _SECOND = 1_000_000_000
 _HEADER = base64.urlsafe_b64encode(b'{"typ":"JWT","alg":"ed25519-nkey"}').rstrip(b"=").decode()
-_CREDENTIALS = re.compile(
-    r"-{3,} *BEGIN NATS USER JWT *-{3,}\s+(\S+)\s+-{3,}.*"
-    r"-{3,} *BEGIN USER NKEY SEED *-{3,}\s+(\S+)\s+-{3,}",
-    re.DOTALL,
-)
 
 
 class Key(StrEnum):
@@ -58,7 +53,7 @@ class Key(StrEnum):
 
     def new_seed(self) -> str:
         """A fresh private seed: `SO…`, `SA…` or `SU…`."""
-        return bytes(nkeys.encode_seed(secrets.token_bytes(32), self.prefix)).decode()
+        return new_seed(self.prefix)
 
     def public(self, seed: str) -> str:
         """The public key of a seed.
@@ -302,43 +297,26 @@ def decode(token: str, kind: type[Body], *, now: int | None = None) -> Claims[Bo
     return claims
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """A user's token and the private seed of the key that it is about."""
-
-    token: str
-    seed: str
-
-    def __repr__(self) -> str:
-        """Without the seed, which belongs in no log."""
-        return f"Credentials(token={self.token!r})"
-
-    def sign(self, nonce: str) -> bytes:
-        """The base64 of the signature by which the broker knows whose token it is (ADR-14)."""
-        return base64.b64encode(_pair(self.seed)[0].sign(nonce.encode()))
-
-    def text(self) -> str:
-        """As the text of a `.creds` file, which every NATS client reads."""
-        return (
-            f"-----BEGIN NATS USER JWT-----\n{self.token}\n------END NATS USER JWT------\n\n"
-            "The seed below is private: whoever has it is this user.\n\n"
-            f"-----BEGIN USER NKEY SEED-----\n{self.seed}\n------END USER NKEY SEED------\n"
-        )
+def credentials_text(credentials: Credentials) -> str:
+    """The text of a `.creds` file, which every NATS client reads."""
+    return (
+        f"-----BEGIN NATS USER JWT-----\n{credentials.jwt}\n------END NATS USER JWT------\n\n"
+        "The seed below is private: whoever has it is this user.\n\n"
+        "-----BEGIN USER NKEY SEED-----\n"
+        f"{credentials.seed}\n------END USER NKEY SEED------\n"
+    )
 
 
 def parse_credentials(text: str) -> Credentials:
-    """Read the text of a `.creds` file.
+    """Read the text of a `.creds` file and verify its token.
 
     Raises:
         InvalidInput: not such a text, no valid token of a user, or the seed of another key.
     """
-    found = _CREDENTIALS.search(text)
-    if found is None:
-        raise InvalidInput("not credentials: no token and seed of a user between BEGIN and END")
-    claims = decode(found[1], User)
-    if Key.USER.public(found[2]) != claims.sub:
+    found = Credentials.parse(text)
+    if decode(found.jwt, User).sub != found.public_key:
         raise InvalidInput("not credentials: the seed is not that of the token's user")
-    return Credentials(found[1], found[2])
+    return found
 
 
 def _pair(seed: str) -> tuple[nkeys.KeyPair, str]:
@@ -362,8 +340,7 @@ def _verifier(public_key: str, kind: Key) -> VerifyKey:
 
 
 def _checksum(data: bytes) -> bytes:
-    checksum: bytes = nkeys.crc16_checksum(data)
-    return checksum
+    return cast("bytes", nkeys.crc16_checksum(bytearray(data)))
 
 
 def _base64(data: bytes) -> str:

@@ -4,9 +4,9 @@ The permissions are those of `accounts`, translated: each role is a signing key 
 with the role's permissions as a template. So an agent is added by signing a token for it, which
 no server hears of, and a token can claim nothing but who it is.
 
-    operator ── signing key ─┬─ SYS     ── key `system` ─── who pushes revocations
-                             ├─ BUS     ── a key a role ─── gateway, registrar
-                             └─ AGENTS  ── a key a role ─── everybody else
+    operator ── signing key ─┬─ SYS     ── a key a role ── the warden, who pushes revocations
+                             ├─ BUS     ── a key a role ── gateway, registrar
+                             └─ AGENTS  ── a key a role ── everybody else
 
 Signing keys are used strictly: with the keys of operator and accounts themselves nobody signs
 users, so there can be none that is not bound to a role.
@@ -27,37 +27,37 @@ from typing import Any, Literal, Self
 
 import msgspec
 
-from tidegate_schemas import subjects
 from tidegate_schemas.clock import parse_duration
 from tidegate_schemas.errors import InvalidInput
+from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal
 
 from . import accounts, jwt
-from .accounts import Identity, Role
+from .accounts import Identity
 from .connection import Connection
-from .jwt import Credentials, Key
-
-SYSTEM = Principal("tidegate", "system")
-"""Who may push the claims of accounts to the server, and nothing else."""
+from .credentials import Credentials
+from .jwt import Key
+from .keyring import write_secret
 
 _SECOND = 1_000_000_000
+_ACCOUNTS = ("SYS", "BUS", "AGENTS")
 _PUSH = "$SYS.REQ.CLAIMS.UPDATE"
-_SYSTEM_KEY = "system"
 _LOCK_SECONDS = 0.02
 _STAND_IN = Principal("team-of-the-user", "name-of-the-user")
-_TEMPLATE = {_STAND_IN.team: "{{tag(team)}}", _STAND_IN.name: "{{tag(name)}}"}
+_TAGS = {_STAND_IN.team: "{{tag(team)}}", _STAND_IN.name: "{{tag(name)}}"}
 _NOTHING = jwt.Permission(deny=(">",))
+_NOWHERE = Path("nowhere")
 
 
 @dataclass(frozen=True, slots=True)
 class AccountLimits:
-    """What the accounts may take.
+    """What the accounts may take; the server's own limits hold as well.
 
     Attributes:
         store_bytes: of all streams together.
         connections: of all agents together; -1 is without limit, as below.
         subscriptions: of one connection of an agent.
-        payload_bytes: of one message of an agent; the server has a limit of its own for all.
+        payload_bytes: of one message of an agent.
     """
 
     store_bytes: int
@@ -74,8 +74,8 @@ class _Revoked(msgspec.Struct, frozen=True):
 class _State(msgspec.Struct, frozen=True):
     """What was issued and taken back; seconds since 1970.
 
-    `issued` is that of the newest tokens of accounts. It grows with every change, also within a
-    second: of two tokens the server keeps the one that was issued later.
+    `issued` is when the newest tokens of accounts were. It grows with every change, also within
+    a second: of two tokens the server keeps the one that was issued later.
     """
 
     created: int
@@ -91,12 +91,6 @@ class Authority:
         self._folder = folder
         self._limits = limits
         self._partition = partition
-        static = _static(Path("unused"), "unused", 0, 0, partition)
-        self._account_of = {
-            user["nkey"]: name
-            for name, account in static["accounts"].items()
-            for user in account.get("users", ())
-        } | {_SYSTEM_KEY: "SYS"}
 
     @classmethod
     def open(cls, folder: Path, limits: AccountLimits, *, now: int, partition: int = 0) -> Self:
@@ -104,61 +98,86 @@ class Authority:
 
         Args:
             folder: of its own, mode 0700. Whoever can read it can be anybody.
-            limits: of the accounts; they are in force after the next start or revocation.
+            limits: of the accounts; changed ones are in force after the next start or `push`.
             now: nanoseconds since 1970.
             partition: number in the names of the streams.
 
         Raises:
-            InvalidInput: others may read a seed, or the state cannot be read.
+            InvalidInput: others may read a seed, or one or the state cannot be read.
         """
         self = cls(folder, limits, partition)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for name in ("operator", "operator-signing"):
-            self._ensure(name, Key.OPERATOR)
-        for name in ("SYS", "BUS", "AGENTS", *map(_file, self._account_of)):
-            self._ensure(name, Key.ACCOUNT)
-        state = _State(now // _SECOND, now // _SECOND)
-        _write(folder / "state.json", msgspec.json.encode(state), replace=False)
+        for name in ("operator", "operator-signing", *_ACCOUNTS, *map(_signs, Role)):
+            if not self._path(name).exists():
+                with contextlib.suppress(FileExistsError):  # another process was faster
+                    write_secret(self._path(name), _kind_of(name).new_seed(), replace=False)
+            self._public(name)
+        if not self._state_path.exists():
+            with contextlib.suppress(FileExistsError):
+                _write(self._state_path, _State(now // _SECOND, now // _SECOND), replace=False)
         self._state()
         return self
 
-    def configuration(self, *, store: Path, host: str = "127.0.0.1", port: int = -1) -> str:
-        """The text of a nats-server configuration file, as `accounts.configuration` gives it.
+    def configuration(
+        self,
+        *,
+        store: Path,
+        host: str = "127.0.0.1",
+        port: int = -1,
+        tls: dict[str, Any] | None = None,
+    ) -> str:
+        """The text of a nats-server configuration file, see `accounts.configuration`.
 
-        The same until something is revoked. It holds all revocations, so a server that lost its
-        folder does not lose them; and a server that is started with an older text keeps what was
-        pushed to it since, because it goes by the time of issue.
+        The same until something is revoked or the limits change. It holds all revocations, so
+        that a server which lost its folder does not lose them; a server that is started with an
+        older text keeps what was pushed to it since, because it goes by the time of issue.
 
         Args:
-            store: folder of the streams; the server keeps the accounts in a folder beside it.
+            store: folder of the streams; the server keeps the accounts in one beside it.
             host: where to listen.
             port: where to listen; -1 takes a free one.
+            tls: the block of that name, where clients must speak TLS.
         """
         state = self._state()
-        document = _static(store, host, port, self._limits.store_bytes, self._partition)
-        names = list(document.pop("accounts"))
+        document: dict[str, Any] = json.loads(
+            accounts.configuration(
+                (),
+                store=store,
+                store_bytes=self._limits.store_bytes,
+                host=host,
+                port=port,
+                tls=tls,
+                partition=self._partition,
+            )
+        )
+        del document["accounts"]
+        operator = jwt.Operator(
+            signing_keys=(self._public("operator-signing"),),
+            system_account=self._public("SYS"),
+            strict_signing_key_usage=True,
+        )
         document |= {
-            "operator": self._sign("operator", self._operator(), "operator", state.created),
+            "operator": self._sign("operator", operator, "operator", state.created),
             "system_account": self._public("SYS"),
             "resolver": {
                 "type": "full",
                 "dir": str(store.with_name(f"{store.name}-accounts")),
                 "allow_delete": False,
             },
-            "resolver_preload": {self._public(n): self._account(n, state) for n in names},
+            "resolver_preload": {self._public(n): self._account(n, state) for n in _ACCOUNTS},
         }
+        # Not with ensure_ascii, see `accounts.configuration`.
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
     def credentials(
         self, principal: Principal, role: Role, *, now: int, expires: int | None = None
     ) -> Credentials:
-        """A fresh key for a principal, and the token for it. No server hears of it.
+        """A fresh key for a principal, and the token for it, see `token`.
 
-        See `token`. `Credentials.text` is what a `.creds` file holds.
+        `jwt.credentials_text` makes a `.creds` file of them.
         """
         seed = Key.USER.new_seed()
         public_key = Key.USER.public(seed)
-        return Credentials(self.token(principal, role, public_key, now=now, expires=expires), seed)
+        return Credentials(seed, self.token(principal, role, public_key, now=now, expires=expires))
 
     def token(
         self,
@@ -171,23 +190,32 @@ class Authority:
     ) -> str:
         """The token by which the holder of a key may connect as a principal.
 
+        No server hears of it. It cannot be taken back one by one, only all of a key.
+
         Args:
             principal: who it will be.
             role: what it may do.
             public_key: `U…`; its seed need not be known here.
-            now: nanoseconds since 1970; what was revoked in the same second stays revoked.
+            now: nanoseconds since 1970; in the second of a revocation it is revoked as well.
             expires: when the server ends the connection, likewise; None is never.
 
         Raises:
             InvalidInput: no public key of a user, or it ends before it begins.
+            InvalidName: no principal; one named `*` would be everybody.
         """
-        return self._token(principal, role.value, public_key, now, expires)
-
-    def system_credentials(self, *, now: int, expires: int | None = None) -> Credentials:
-        """For the connection of SYSTEM, over which `revoke` and `push` speak."""
-        seed = Key.USER.new_seed()
-        token = self._token(SYSTEM, _SYSTEM_KEY, Key.USER.public(seed), now, expires)
-        return Credentials(token, seed)
+        principal = Principal(principal.team, principal.name)  # checked here, whoever made it
+        body = jwt.User(
+            issuer_account=self._public(accounts.account(role)),
+            tags=(f"team:{principal.team}", f"name:{principal.name}"),
+        )
+        return jwt.encode(
+            body,
+            subject=public_key,
+            seed=self._seed(_signs(role)),
+            now=now,
+            name=str(principal),
+            expires=expires,
+        )
 
     async def revoke(
         self,
@@ -204,7 +232,7 @@ class Authority:
         next start. Returns when the server has done it; repeating it is harmless.
 
         Args:
-            connection: of SYSTEM.
+            connection: of the warden.
             public_key: of the user.
             role: the role that its tokens name.
             now: nanoseconds since 1970.
@@ -214,74 +242,53 @@ class Authority:
         Raises:
             InvalidInput: no public key of a user; or so many are revoked that the server would
                 not read the account any more, and nothing was changed.
-            Unavailable: the server did not answer: repeat it.
+            Unavailable: the server did not answer; repeat it.
             ApiError: the server refused it.
         """
         Key.USER.check(public_key)
-        name = self._account_of[role.value]
+        name, second = accounts.account(role), now // _SECOND
         async with self._locked():
             state = self._state()
-            second = now // _SECOND
-            kept = {
+            revoked = {
                 key: entry
                 for key, entry in state.revoked.get(name, {}).items()
                 if not entry.until or entry.until > second
             }
-            at = max(second, kept[public_key].at if public_key in kept else 0)
-            kept[public_key] = _Revoked(at, 0 if until is None else -(-until // _SECOND))
-            state = _State(
-                state.created, max(second, state.issued + 1), {**state.revoked, name: kept}
+            before = revoked.get(public_key, _Revoked(0))
+            revoked[public_key] = _Revoked(
+                max(second, before.at), 0 if until is None else -(-until // _SECOND)
             )
-            account = self._account(name, state)  # before it is written, for it may be too long
-            _write(self._folder / "state.json", msgspec.json.encode(state), replace=True)
-            await connection.api(_PUSH, msgspec.Raw(account.encode()))
+            state = _State(
+                state.created, max(second, state.issued + 1), {**state.revoked, name: revoked}
+            )
+            account = self._account(name, state)  # before it is written: it may be too long
+            _write(self._state_path, state, replace=True)
+            await _push(connection, account)
 
     async def push(self, connection: Connection) -> None:
-        """Tell a server all accounts as they are now; for one whose state is not known.
+        """Tell a running server the accounts as they are now, its revocations among them.
+
+        Args:
+            connection: of the warden.
 
         Raises:
-            Unavailable: see `revoke`.
+            Unavailable: the server did not answer; repeat it.
+            ApiError: the server refused it.
         """
         async with self._locked():
             state = self._state()
-            for name in ("SYS", "BUS", "AGENTS"):
-                await connection.api(_PUSH, msgspec.Raw(self._account(name, state).encode()))
-
-    def _token(
-        self, principal: Principal, key: str, public_key: str, now: int, expires: int | None
-    ) -> str:
-        Principal(principal.team, principal.name)  # a user named `*` would be everybody
-        user = jwt.User(
-            issuer_account=self._public(self._account_of[key]),
-            tags=(f"team:{principal.team}", f"name:{principal.name}"),
-        )
-        return jwt.encode(
-            user,
-            subject=public_key,
-            seed=self._seed(_file(key)),
-            now=now,
-            name=str(principal),
-            expires=expires,
-        )
-
-    def _operator(self) -> jwt.Operator:
-        return jwt.Operator(
-            signing_keys=(self._public("operator-signing"),),
-            system_account=self._public("SYS"),
-            strict_signing_key_usage=True,
-        )
+            for name in _ACCOUNTS:
+                await _push(connection, self._account(name, state))
 
     def _account(self, name: str, state: _State) -> str:
         """The token of an account: what `accounts.configuration` says of it, translated."""
-        static = _static(Path("unused"), "unused", 0, 0, self._partition)["accounts"][name]
-        known = {"users", "exports", "imports", "jetstream"}
-        assert known.issuperset(static), f"{static.keys() - known} have no translation"
-        scopes = {user["nkey"]: _template(user["permissions"]) for user in static.get("users", ())}
-        if name == "SYS":
-            inbox = f"{subjects.inbox(SYSTEM)}.>"
-            scopes[_SYSTEM_KEY] = jwt.Template(
-                pub=jwt.Permission(allow=(_PUSH,)), sub=jwt.Permission(allow=(inbox,))
-            )
+        everybody = [Identity(_STAND_IN, role, role.value) for role in Role]
+        text = accounts.configuration(
+            everybody, store=_NOWHERE, store_bytes=0, partition=self._partition
+        )
+        static: dict[str, Any] = json.loads(text)["accounts"][name]
+        unknown = static.keys() - {"users", "exports", "imports", "jetstream"}
+        assert not unknown, f"{unknown} of the account {name} is not translated"
         ours = self._limits if name == "AGENTS" else AccountLimits(self._limits.store_bytes)
         streams = static.get("jetstream") == "enabled"
         body = jwt.Account(
@@ -296,14 +303,17 @@ class Authority:
                 wildcards=True,
                 disallow_bearer=True,
                 conn=ours.connections,
-                leaf=0,
                 disk_storage=ours.store_bytes if streams else 0,
                 streams=jwt.UNLIMITED if streams else 0,
                 consumer=jwt.UNLIMITED if streams else 0,
             ),
             signing_keys=tuple(
-                jwt.Scope(key=self._public(_file(key)), role=key, template=template)
-                for key, template in scopes.items()
+                jwt.Scope(
+                    key=self._public(_signs(user["nkey"])),
+                    role=user["nkey"],
+                    template=_template(user["permissions"]),
+                )
+                for user in static["users"]
             ),
             revocations={key: r.at for key, r in state.revoked.get(name, {}).items()},
             default_permissions=jwt.Permissions(pub=_NOTHING, sub=_NOTHING),
@@ -311,17 +321,16 @@ class Authority:
         return self._sign(name, body, "operator-signing", state.issued)
 
     def _import(self, name: str, static: dict[str, Any], state: _State) -> jwt.Import:
-        kind, (exporter, subject) = _kind(static), static[_kind(static)].values()
+        kind = _kind(static)
+        exporter, subject = static[kind]["account"], static[kind]["subject"]
         leave = jwt.Activation(subject=subject, kind=kind)
-        return jwt.Import(
-            subject=subject,
-            type=kind,
-            account=self._public(exporter),
-            # Always the same token, so that a revocation does not touch what is imported.
-            token=self._sign(name, leave, exporter, state.created),
-        )
+        # Always the same token, so that a revocation changes nothing about what is imported.
+        token = self._sign(name, leave, exporter, state.created)
+        return jwt.Import(subject=subject, type=kind, account=self._public(exporter), token=token)
 
-    def _sign(self, about: str, body: Any, by: str, second: int) -> str:
+    def _sign(
+        self, about: str, body: jwt.Operator | jwt.Account | jwt.Activation, by: str, second: int
+    ) -> str:
         return jwt.encode(
             body,
             subject=self._public(about),
@@ -330,16 +339,15 @@ class Authority:
             name=f"tidegate {about}",
         )
 
-    def _ensure(self, name: str, kind: Key) -> None:
-        _write(self._path(name), kind.new_seed().encode() + b"\n", replace=False)
-
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.nk"
 
+    @property
+    def _state_path(self) -> Path:
+        return self._folder / "state.json"
+
     def _public(self, name: str) -> str:
-        return (Key.OPERATOR if name.startswith("operator") else Key.ACCOUNT).public(
-            self._seed(name)
-        )
+        return _kind_of(name).public(self._seed(name))
 
     def _seed(self, name: str) -> str:
         path = self._path(name)
@@ -351,15 +359,14 @@ class Authority:
             raise InvalidInput(f"{path}: no seed: {error}") from None
 
     def _state(self) -> _State:
-        path = self._folder / "state.json"
         try:
-            return msgspec.json.decode(path.read_bytes(), type=_State)
+            return msgspec.json.decode(self._state_path.read_bytes(), type=_State)
         except (OSError, msgspec.DecodeError) as error:
-            raise InvalidInput(f"{path}: the state of the authority: {error}") from error
+            raise InvalidInput(f"{self._state_path}: unreadable: {error}") from error
 
     @contextlib.asynccontextmanager
     async def _locked(self) -> AsyncGenerator[None]:
-        """One at a time, of all processes: two pushes may not overtake each other."""
+        """One at a time, of all processes: an older token may not overtake a newer one."""
         with (self._folder / "lock").open("ab") as file:
             while True:
                 try:
@@ -370,34 +377,32 @@ class Authority:
             yield
 
 
-def _static(store: Path, host: str, port: int, store_bytes: int, partition: int) -> dict[str, Any]:
-    """The configuration without operator: one user a role, its key the role's name."""
-    identities = [Identity(_STAND_IN, role, role.value) for role in Role]
-    text = accounts.configuration(
-        identities,
-        store=store,
-        store_bytes=store_bytes,
-        host=host,
-        port=port,
-        partition=partition,
-    )
-    document: dict[str, Any] = json.loads(text)
-    return document
+async def _push(connection: Connection, account: str) -> None:
+    await connection.api(_PUSH, msgspec.Raw(account.encode()))  # as it is, not as a JSON string
+
+
+def _signs(role: str) -> str:
+    return f"signs-{role}"
+
+
+def _kind_of(name: str) -> Key:
+    return Key.OPERATOR if name.startswith("operator") else Key.ACCOUNT
 
 
 def _template(static: dict[str, Any]) -> jwt.Template:
     """The permissions of the stand-in, as those of whoever has the tags."""
+    return jwt.Template(pub=_permission(static["publish"]), sub=_permission(static["subscribe"]))
 
-    def templated(permission: dict[str, list[str]]) -> jwt.Permission:
-        return jwt.Permission(
-            **{verb: tuple(map(_with_tags, listed)) for verb, listed in permission.items()}
-        )
 
-    return jwt.Template(pub=templated(static["publish"]), sub=templated(static["subscribe"]))
+def _permission(static: dict[str, list[str]]) -> jwt.Permission:
+    return jwt.Permission(
+        allow=tuple(map(_with_tags, static.get("allow", ()))),
+        deny=tuple(map(_with_tags, static.get("deny", ()))),
+    )
 
 
 def _with_tags(subject: str) -> str:
-    for name, tag in _TEMPLATE.items():
+    for name, tag in _TAGS.items():
         subject = subject.replace(name, tag)
     return subject
 
@@ -407,38 +412,31 @@ def _kind(static: dict[str, Any]) -> Literal["stream", "service"]:
 
 
 def _export(static: dict[str, Any]) -> jwt.Export:
-    many = static.get("response_type") == "stream"
     return jwt.Export(
         subject=static[_kind(static)],
         type=_kind(static),
         token_req="accounts" in static,
-        response_type="Stream" if many else "",
+        response_type="Stream" if static.get("response_type") == "stream" else "",
         response_threshold=int(parse_duration(static.get("threshold", "0s")) * _SECOND),
     )
 
 
-def _file(key: str) -> str:
-    return f"signs-{key}"
+def _write(path: Path, state: _State, *, replace: bool) -> None:
+    """Write the state so that it is there whole or as it was, also when the power fails.
 
-
-def _write(path: Path, content: bytes, *, replace: bool) -> None:
-    """Write a file, mode 0600, so that it is there whole or not at all, also after a crash.
-
-    Without `replace`, one that is there stays.
+    Raises:
+        FileExistsError: it is there already, and is not to be replaced.
     """
-    if not replace and path.exists():
-        return
-    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+    part = path.with_suffix(f".{secrets.token_hex(8)}.part")
     try:
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
+        with part.open("xb") as file:
+            file.write(msgspec.json.encode(state))
             file.flush()
             os.fsync(file.fileno())
         if replace:
             part.replace(path)
         else:
-            with contextlib.suppress(FileExistsError):  # another process was faster
-                path.hardlink_to(part)
+            path.hardlink_to(part)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
