@@ -127,13 +127,17 @@ class Export(_Struct, frozen=True, kw_only=True):
 
 
 class Import(_Struct, frozen=True, kw_only=True):
-    """What an account takes from another; `token` is the activation."""
+    """What an account takes from another; `token` is the activation.
+
+    With `allow_trace` (of streams only) the broker goes on tracing messages that come in.
+    """
 
     subject: str
     type: Literal["stream", "service"]
     account: str
     name: str = ""
     token: str = ""
+    allow_trace: bool = False
 
 
 class Limits(_Struct, frozen=True, kw_only=True):
@@ -281,7 +285,7 @@ def decode(token: str, kind: type[Body], *, now: int | None = None) -> Claims[Bo
         raise InvalidInput("not a NATS JWT of version 2: another header")
     try:
         claims = msgspec.json.decode(_unbase64(payload), type=Claims[kind])  # type: ignore[valid-type]
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"not a NATS JWT of kind {kind.__name__.lower()}: {error}") from error
     signs, about = _ROLES[kind]
     about.check(claims.sub)

@@ -71,16 +71,26 @@ class _Revoked(msgspec.Struct, frozen=True):
     until: int = 0
 
 
-class _State(msgspec.Struct, frozen=True):
-    """What was issued and taken back; seconds since 1970.
+class _Issued(msgspec.Struct, frozen=True):
+    """The newest token of an account: when it was issued, the how manieth, what it revokes.
 
-    `issued` is when the newest tokens of accounts were. It grows with every change, also within
-    a second: of two tokens the server keeps the one that was issued later.
+    The time grows with every token, also within a second: of two of them the server keeps the
+    one that was issued later.
     """
 
+    at: int
+    serial: int = 0
+    revoked: dict[str, _Revoked] = {}
+
+    def again(self, second: int, revoked: dict[str, _Revoked]) -> _Issued:
+        return _Issued(max(second, self.at + 1), self.serial + 1, revoked)
+
+
+class _State(msgspec.Struct, frozen=True):
+    """What was issued and taken back; times in seconds since 1970."""
+
     created: int
-    issued: int
-    revoked: dict[str, dict[str, _Revoked]] = {}
+    accounts: dict[str, _Issued]
 
 
 class Authority:
@@ -113,7 +123,7 @@ class Authority:
             self._public(name)
         if not self._state_path.exists():
             with contextlib.suppress(FileExistsError):
-                _write(self._state_path, _State(now // _SECOND, now // _SECOND), replace=False)
+                _write(self._state_path, _first(now // _SECOND), replace=False)
         self._state()
         return self
 
@@ -231,6 +241,9 @@ class Authority:
         It is written down before the server is told, so it is in force at the latest with the
         next start. Returns when the server has done it; repeating it is harmless.
 
+        Of what others submit in that moment the broker stores some twice, and loses nothing. In
+        the account BUS, pull requests that are out are lost; workers notice and ask again.
+
         Args:
             connection: of the warden.
             public_key: of the user.
@@ -249,27 +262,29 @@ class Authority:
         name, second = accounts.account(role), now // _SECOND
         async with self._locked():
             state = self._state()
+            before = state.accounts[name]
             revoked = {
                 key: entry
-                for key, entry in state.revoked.get(name, {}).items()
+                for key, entry in before.revoked.items()
                 if not entry.until or entry.until > second
             }
-            before = revoked.get(public_key, _Revoked(0))
             revoked[public_key] = _Revoked(
-                max(second, before.at), 0 if until is None else -(-until // _SECOND)
+                max(second, revoked[public_key].at if public_key in revoked else 0),
+                0 if until is None else -(-until // _SECOND),
             )
-            state = _State(
-                state.created, max(second, state.issued + 1), {**state.revoked, name: revoked}
-            )
+            state = _changed(state, name, before.again(second, revoked))
             account = self._account(name, state)  # before it is written: it may be too long
             _write(self._state_path, state, replace=True)
             await _push(connection, account)
 
-    async def push(self, connection: Connection) -> None:
-        """Tell a running server the accounts as they are now, its revocations among them.
+    async def push(self, connection: Connection, *, now: int) -> None:
+        """Tell a running server all accounts: changed limits, and every revocation.
+
+        Where BUS has changed, pull requests that are out are lost; workers notice and ask again.
 
         Args:
             connection: of the warden.
+            now: nanoseconds since 1970.
 
         Raises:
             Unavailable: the server did not answer; repeat it.
@@ -277,6 +292,9 @@ class Authority:
         """
         async with self._locked():
             state = self._state()
+            agents = state.accounts["AGENTS"]
+            state = _changed(state, "AGENTS", agents.again(now // _SECOND, agents.revoked))
+            _write(self._state_path, state, replace=True)
             for name in _ACCOUNTS:
                 await _push(connection, self._account(name, state))
 
@@ -290,7 +308,7 @@ class Authority:
         unknown = static.keys() - {"users", "exports", "imports", "jetstream"}
         assert not unknown, f"{unknown} of the account {name} is not translated"
         ours = self._limits if name == "AGENTS" else AccountLimits(self._limits.store_bytes)
-        streams = static.get("jetstream") == "enabled"
+        streams, issued = static.get("jetstream") == "enabled", state.accounts[name]
         body = jwt.Account(
             exports=tuple(map(_export, static.get("exports", ()))),
             imports=tuple(self._import(name, i, state) for i in static.get("imports", ())),
@@ -315,10 +333,10 @@ class Authority:
                 )
                 for user in static["users"]
             ),
-            revocations={key: r.at for key, r in state.revoked.get(name, {}).items()},
+            revocations={key: r.at for key, r in issued.revoked.items()},
             default_permissions=jwt.Permissions(pub=_NOTHING, sub=_NOTHING),
         )
-        return self._sign(name, body, "operator-signing", state.issued)
+        return self._sign(name, body, "operator-signing", issued.at)
 
     def _import(self, name: str, static: dict[str, Any], state: _State) -> jwt.Import:
         kind = _kind(static)
@@ -326,7 +344,16 @@ class Authority:
         leave = jwt.Activation(subject=subject, kind=kind)
         # Always the same token, so that a revocation changes nothing about what is imported.
         token = self._sign(name, leave, exporter, state.created)
-        return jwt.Import(subject=subject, type=kind, account=self._public(exporter), token=token)
+        return jwt.Import(
+            subject=subject,
+            type=kind,
+            account=self._public(exporter),
+            token=token,
+            # What subscribes in the moment in which the server swaps imports gets none, and keeps
+            # none. Only where an import has changed does the server look at all subscriptions
+            # again; so one does, each time. No message here asks to be traced.
+            allow_trace=kind == "stream" and state.accounts[name].serial % 2 == 1,
+        )
 
     def _sign(
         self, about: str, body: jwt.Operator | jwt.Account | jwt.Activation, by: str, second: int
@@ -375,6 +402,14 @@ class Authority:
                 except BlockingIOError:
                     await asyncio.sleep(_LOCK_SECONDS)
             yield
+
+
+def _first(second: int) -> _State:
+    return _State(second, {name: _Issued(second) for name in _ACCOUNTS})
+
+
+def _changed(state: _State, name: str, issued: _Issued) -> _State:
+    return _State(state.created, {**state.accounts, name: issued})
 
 
 async def _push(connection: Connection, account: str) -> None:
