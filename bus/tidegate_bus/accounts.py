@@ -31,8 +31,10 @@ MAX_SUBSCRIPTIONS = 1000
 MAX_PENDING = 32 * 1024 * 1024
 """Bytes that wait for a client that does not read, before the broker lets it go."""
 
-PULL_SECONDS = 60.0
-"""Longest pull request. The export below forgets a request that is older than its threshold."""
+SILENCE_SECONDS = 35.0
+"""A pull to which nothing came for so long may be forgotten by the broker: across accounts it keeps
+each request in mind for one to two times this. Ours have heartbeats; a pull without them must not
+last longer than 30 s."""
 
 
 GATEWAY = Principal(BUILT_IN_TEAM, "gateway")
@@ -207,10 +209,11 @@ def _services(partition: int) -> list[tuple[str, dict[str, Any]]]:
     Not the info API: across accounts the broker answers it with 10039, JetStream not enabled.
     """
     ledger = subjects.ledger_stream(partition)
-    many = {"response_type": "stream", "threshold": f"{2 * PULL_SECONDS:.0f}s"}
+    once = {"threshold": "5s"}  # until an answer that never comes is forgotten
+    many = {"response_type": "stream", "threshold": f"{SILENCE_SECONDS:.0f}s"}
     return [
-        (subjects.INGRESS_SUBJECTS, {}),
+        (subjects.INGRESS_SUBJECTS, once),
         (subjects.pull(ledger, "*"), many),
-        (f"$JS.ACK.{ledger}.>", {}),
+        (f"$JS.ACK.{ledger}.>", once),
         (subjects.direct_get(ledger), many),
     ]

@@ -4,8 +4,10 @@ Requests are large and long, and no message is ever stranded by a cancelled fetc
 outlives every request. A pull consumer can fall silent after a reconnect; heartbeats that stop
 coming are noticed and the requests made anew.
 
-What is on request is counted over all requests together: the broker serves them in turn and a
-message does not say which of them it answers. A request that ends says what it left undelivered.
+What is on request is counted over all requests of an inbox together: the broker serves them in
+turn and a message does not say which of them it answers. A request that ends says what it left
+undelivered. Across accounts the broker keeps every request in mind for minutes, for as long as its
+inbox is listened to; so after some requests another inbox takes over.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import contextlib
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 import structlog
@@ -35,6 +39,17 @@ _HEARTBEAT_SECONDS = 3.0
 _SILENT_HEARTBEATS = 2.5
 _PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 2.0
+_INBOX_REQUESTS = 1000
+
+
+@dataclass(slots=True)
+class _Inbox:
+    """Where answers come: how many requests it has had, and how many messages may still come."""
+
+    subject: str
+    subscription: Subscription | None = None
+    requests: int = 0
+    requested: int = 0
 
 
 class Puller:
@@ -63,9 +78,8 @@ class Puller:
         self._on_message = on_message
         self._on_lost = on_lost
         self._request_bytes = request_bytes
-        self._inbox = ""
-        self._requested = 0
-        self._requests = 0
+        self._inbox = _Inbox("")
+        self._before: list[_Inbox] = []  # those that still wait for something
         self._wanted = 0
         self._step = 1
         self._heard = time.monotonic()
@@ -73,7 +87,6 @@ class Puller:
         self._broken = False
         self._stopped = False
         self._pause = _PAUSE_SECONDS
-        self._subscription: Subscription | None = None
         self._unlisten: Listener | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -95,12 +108,13 @@ class Puller:
     async def drain(self) -> None:
         """Stop; returns when all that the broker had sent by then was received."""
         await self.stop()
-        await self._connection.drain(self._subscription)
+        await self._drain()
 
     async def close(self) -> None:
         """Stop, and stop listening."""
         await self.stop()
-        await self._connection.forget(self._subscription)
+        for inbox in (*self._before, self._inbox):
+            await self._connection.forget(inbox.subscription)
 
     def want(self, messages: int, step: int = 1) -> None:
         """Keep `messages` on request, asking anew when at least `step` are missing."""
@@ -111,25 +125,33 @@ class Puller:
     @property
     def requested(self) -> int:
         """Messages that may still arrive."""
-        return self._requested
+        return self._inbox.requested + sum(inbox.requested for inbox in self._before)
 
     def _missing(self) -> bool:
-        return self._wanted - self._requested >= self._step
+        return self._wanted - self.requested >= self._step
 
     async def _listen(self) -> None:
-        """Begin with nothing on request: an inbox of its own tells it from what was before."""
-        self._inbox = f"{subjects.inbox(self._connection.principal)}.{secrets.token_hex(8)}"
-        self._subscription = await self._connection.listen(f"{self._inbox}.*", self._receive)
-        self._requested = 0
+        """Go on with an inbox of its own, with nothing on request there."""
+        prefix = subjects.inbox(self._connection.principal)
+        inbox = _Inbox(f"{prefix}.{secrets.token_hex(8)}")
+        inbox.subscription = await self._connection.listen(
+            f"{inbox.subject}.*", partial(self._receive, inbox)
+        )
+        self._inbox = inbox
         self._heard = time.monotonic()
 
-    async def _receive(self, message: Msg) -> None:
+    async def _drain(self) -> None:
+        for inbox in (*self._before, self._inbox):
+            await self._connection.drain(inbox.subscription)
+        self._before = []
+
+    async def _receive(self, inbox: _Inbox, message: Msg) -> None:
         self._heard = time.monotonic()
         headers = message.headers or {}
         status = headers.get("Status")
         if status is None or message.reply:
             self._pause = _PAUSE_SECONDS
-            self._requested = max(self._requested - 1, 0)
+            inbox.requested = max(inbox.requested - 1, 0)
             try:
                 self._on_message(message)
             finally:
@@ -139,7 +161,7 @@ class Puller:
             self._pause = _PAUSE_SECONDS
         elif "Nats-Pending-Messages" in headers:  # its time is over, or its bytes
             left = int(headers["Nats-Pending-Messages"])
-            self._requested = max(self._requested - left, 0)
+            inbox.requested = max(inbox.requested - left, 0)
             self._nudge.set()
         else:
             why = headers.get("Description", "")
@@ -162,14 +184,15 @@ class Puller:
                 if self._broken:
                     await self._begin_anew()
                     continue
+                await self._retire()
                 if self._missing():
-                    await self._ask(self._wanted - self._requested)
+                    await self._ask(self._wanted - self.requested)
                     continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_HEARTBEAT_SECONDS):
                     await self._nudge.wait()
             silence = time.monotonic() - self._heard
-            if self._requested and silence > _SILENT_HEARTBEATS * _HEARTBEAT_SECONDS:
+            if self.requested and silence > _SILENT_HEARTBEATS * _HEARTBEAT_SECONDS:
                 _log.info("pull is silent", subject=self._subject)
                 self._broken = True
 
@@ -179,14 +202,31 @@ class Puller:
         self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
         self._broken = False
         try:
-            await self._connection.drain(self._subscription)
+            await self._drain()
             await self._listen()
         except Unavailable as error:
             _log.warning("cannot pull", subject=self._subject, error=str(error))
             self._broken = True
 
+    async def _retire(self) -> None:
+        """Let another inbox take over when it is time, and forget those that wait for nothing."""
+        done = [inbox for inbox in self._before if not inbox.requested]
+        for inbox in done:
+            self._before.remove(inbox)
+            await self._connection.forget(inbox.subscription)
+        if self._inbox.requests >= _INBOX_REQUESTS:
+            before = self._inbox
+            try:
+                await self._listen()
+            except Unavailable as error:
+                _log.warning("cannot pull", subject=self._subject, error=str(error))
+                self._broken = True
+            else:
+                self._before.append(before)
+
     async def _ask(self, messages: int) -> None:
-        self._requests += 1
+        inbox = self._inbox
+        inbox.requests += 1
         body = {
             "batch": messages,
             "expires": int(_EXPIRES_SECONDS * _SECOND),
@@ -194,11 +234,13 @@ class Puller:
         }
         if self._request_bytes:
             body["max_bytes"] = self._request_bytes
-        self._requested += messages
+        inbox.requested += messages
         self._heard = time.monotonic()
         try:
             await self._connection.publish(
-                self._subject, msgspec.json.encode(body), reply=f"{self._inbox}.{self._requests:x}"
+                self._subject,
+                msgspec.json.encode(body),
+                reply=f"{inbox.subject}.{inbox.requests:x}",
             )
         except Unavailable as error:
             _log.warning("cannot pull", subject=self._subject, error=str(error))

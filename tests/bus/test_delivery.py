@@ -46,7 +46,7 @@ class Worker:
     def address(self) -> str:
         """Where its deliveries arrive, which nobody else knows."""
         puller = self.inbox._puller  # pyright: ignore[reportPrivateUsage]
-        return puller._inbox  # pyright: ignore[reportPrivateUsage]
+        return puller._inbox.subject  # pyright: ignore[reportPrivateUsage]
 
 
 def envelope_id(delivery: Delivery) -> str:
@@ -300,14 +300,15 @@ async def test_what_others_put_into_the_inbox_is_ignored(
     worker.inbox.want(2)
     await until(lambda: worker.ids == ["real"])
     await worker.got[0].done()
-    receive = worker.inbox._puller._receive  # pyright: ignore[reportPrivateUsage]
+    puller = worker.inbox._puller  # pyright: ignore[reportPrivateUsage]
+    receive, inbox = puller._receive, puller._inbox  # pyright: ignore[reportPrivateUsage]
     ignored, refused, address = 0, 0, f"{worker.address}.1"
     with capture_logs() as logs:
         for ack, payload in forgeries(real, denied).values():
             await intruder.publish(address, payload, reply=ack)
             if ack.startswith("$JS.ACK."):
                 refused += 1
-                await receive(Msg(intruder.nats, address, ack, payload))
+                await receive(inbox, Msg(intruder.nats, address, ack, payload))
             ignored += 1
         await until(lambda: len(logs) == ignored + refused)
     await publisher.publish(task("next"))

@@ -382,10 +382,10 @@ async def test_a_revoked_agent_is_cut_at_once_and_nobody_else(deployment: Deploy
         victim = await deployment.enter(AGENT, found)
         sent_before = sent
         await deployment.revoke(warden, found.public_key)
-        await until(lambda c=victim: not c.nats.is_connected)  # type: ignore[misc]
+        await until(lambda c=victim: not c.nats.is_connected)
         assert await Token.knock(deployment.url, found) == VIOLATION
         await victim.close()
-        await until(lambda n=sent_before: sent > n + 40)  # type: ignore[misc]
+        await until(lambda n=sent_before: sent > n + 40)
     done = True
     await flowing
 

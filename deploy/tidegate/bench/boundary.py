@@ -31,7 +31,7 @@ from nats.aio.msg import Msg
 
 from tidegate.figures import percentile
 from tidegate_bus import topology
-from tidegate_bus.accounts import GATEWAY, REGISTRAR, Identity, Role, configuration
+from tidegate_bus.accounts import GATEWAY, REGISTRAR, Identity, configuration
 from tidegate_bus.appender import MAX_BATCH, FastAppender
 from tidegate_bus.connection import Connection, connect
 from tidegate_bus.delivery import Delivery, Inbox
@@ -41,6 +41,7 @@ from tidegate_schemas import subjects
 from tidegate_schemas.clock import rfc3339
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.errors import Unavailable
+from tidegate_schemas.identity import Role
 from tidegate_schemas.record import VERSION, Ingress, Reason, Record, Why, encode_record
 from tidegate_schemas.subjects import Kind, Principal, Verdict
 
