@@ -241,7 +241,8 @@ class Authority:
         It is written down before the server is told, so it is in force at the latest with the
         next start. Returns when the server has done it; repeating it is harmless.
 
-        Of what others submit in that moment the broker stores some twice, and loses nothing. In
+        Of what others of the account send in that moment, the broker may lose some and take some
+        twice; publishers repeat what was not acknowledged, and the gateway knows repetitions. In
         the account BUS, pull requests that are out are lost; workers notice and ask again.
 
         Args:
