@@ -506,20 +506,31 @@ async def test_a_revocation_that_did_not_arrive_is_in_force_after_the_next_start
     assert await Token.knock(deployment.url, found) == VIOLATION
 
 
-async def test_two_revocations_at_once_are_both_in_force(deployment: Deployment) -> None:
-    """Of two processes: the later does not take the earlier back."""
-    warden, second = await deployment.connect(WARDEN), open_authority(deployment.folder)
-    found = [deployment.credentials(AGENT) for _ in range(8)]
-    await asyncio.gather(
-        *(
-            (second if number % 2 else deployment.authority).revoke(
-                warden, credentials.public_key, Role.AGENT, now=time.time_ns()
-            )
-            for number, credentials in enumerate(found)
-        )
-    )
+async def test_two_revocations_at_once_are_both_in_force(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two processes: one whose push is held up does not take the other back."""
+    slow, quick = await deployment.connect(WARDEN), await deployment.connect(WARDEN)
+    second = open_authority(deployment.folder)
+    first_key, second_key = deployment.credentials(AGENT), deployment.credentials(AGENT)
+    held, release, push = asyncio.Event(), asyncio.Event(), slow.api
 
-    assert {await Token.knock(deployment.url, c) for c in found} == {VIOLATION}
+    async def hold_up(subject: str, request: Any = None, *, timeout: float = 5.0) -> Any:
+        held.set()
+        await release.wait()
+        return await push(subject, request, timeout=timeout)
+
+    monkeypatch.setattr(slow, "api", hold_up)
+    now = time.time_ns()
+    one = asyncio.create_task(deployment.revoke(slow, first_key.public_key))
+    await held.wait()
+    two = asyncio.create_task(second.revoke(quick, second_key.public_key, Role.AGENT, now=now))
+    await asyncio.wait({two}, timeout=0.3)
+    release.set()
+    await asyncio.gather(one, two)
+
+    assert await Token.knock(deployment.url, first_key) == VIOLATION
+    assert await Token.knock(deployment.url, second_key) == VIOLATION
 
 
 async def test_what_no_longer_needs_to_be_revoked_is_forgotten(deployment: Deployment) -> None:
