@@ -308,7 +308,8 @@ async def connect(
 
 
 def _is_refusal(error: Exception) -> bool:
-    return "Authorization" in str(error) or bool(explain(error))
+    # Authorization Violation, and User Authentication Expired or Revoked
+    return "auth" in str(error).lower() or bool(explain(error))
 
 
 def _said(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 from pathlib import Path
 
@@ -47,6 +48,7 @@ class Keyring:
         self._seed_path(principal).unlink(missing_ok=True)
         self._next_path(principal).unlink(missing_ok=True)
         self.creds_path(principal).unlink(missing_ok=True)
+        self.token_path(principal).unlink(missing_ok=True)
 
     def seed(self, principal: Principal) -> str:
         """The private seed of a principal.
@@ -65,6 +67,19 @@ class Keyring:
         """Where the credentials of operator mode are, or would be."""
         return self._folder / f"{principal}.creds"
 
+    def token_path(self, principal: Principal) -> Path:
+        """Where, in operator mode, the token for a key is whose seed somebody else has."""
+        return self._folder / f"{principal}.jwt"
+
+    def find_seed(self, principal: Principal) -> str | None:
+        """The private seed of a principal, or None where it is kept elsewhere.
+
+        Raises:
+            InvalidInput: others may read the file, or it holds no seed.
+        """
+        path = self._seed_path(principal)
+        return Credentials.of(path).seed if path.exists() else None
+
     def _next_path(self, principal: Principal) -> Path:
         return self._folder / f"{principal}.next"
 
@@ -80,6 +95,8 @@ def new_seed(prefix: int = nkeys.PREFIX_BYTE_USER) -> str:
 def write_secret(path: Path, text: str, *, replace: bool) -> None:
     """Write a file that only its owner may read; it is there whole, or not at all.
 
+    Also when the power fails meanwhile.
+
     Raises:
         FileExistsError: it is there already, and is not to be replaced.
     """
@@ -87,10 +104,18 @@ def write_secret(path: Path, text: str, *, replace: bool) -> None:
     part = path.with_suffix(f".{secrets.token_hex(8)}.part")
     part.touch(0o600, exist_ok=False)
     try:
-        part.write_text(text + "\n", "ascii")
+        with part.open("r+b") as file:
+            file.write(f"{text.rstrip()}\n".encode("ascii"))
+            file.flush()
+            os.fsync(file.fileno())
         if replace:
             part.replace(path)
         else:
             path.hardlink_to(part)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     finally:
         part.unlink(missing_ok=True)

@@ -18,8 +18,6 @@ import asyncio
 import contextlib
 import fcntl
 import json
-import os
-import secrets
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +121,7 @@ class Authority:
             self._public(name)
         if not self._state_path.exists():
             with contextlib.suppress(FileExistsError):
-                _write(self._state_path, _first(now // _SECOND), replace=False)
+                self._save(_first(now // _SECOND), replace=False)
         self._state()
         return self
 
@@ -275,8 +273,12 @@ class Authority:
             )
             state = _changed(state, name, before.again(second, revoked))
             account = self._account(name, state)  # before it is written: it may be too long
-            _write(self._state_path, state, replace=True)
+            self._save(state, replace=True)
             await _push(connection, account)
+
+    def is_revoked(self, public_key: str, role: Role) -> bool:
+        """Whether what was issued to a key was taken back, at some time."""
+        return public_key in self._state().accounts[accounts.account(role)].revoked
 
     async def push(self, connection: Connection, *, now: int) -> None:
         """Tell a running server all accounts: changed limits, and every revocation.
@@ -295,7 +297,7 @@ class Authority:
             state = self._state()
             agents = state.accounts["AGENTS"]
             state = _changed(state, "AGENTS", agents.again(now // _SECOND, agents.revoked))
-            _write(self._state_path, state, replace=True)
+            self._save(state, replace=True)
             for name in _ACCOUNTS:
                 await _push(connection, self._account(name, state))
 
@@ -392,6 +394,9 @@ class Authority:
         except (OSError, msgspec.DecodeError) as error:
             raise InvalidInput(f"{self._state_path}: unreadable: {error}") from error
 
+    def _save(self, state: _State, *, replace: bool) -> None:
+        write_secret(self._state_path, msgspec.json.encode(state).decode(), replace=replace)
+
     @contextlib.asynccontextmanager
     async def _locked(self) -> AsyncGenerator[None]:
         """One at a time, of all processes: an older token may not overtake a newer one."""
@@ -455,28 +460,3 @@ def _export(static: dict[str, Any]) -> jwt.Export:
         response_type="Stream" if static.get("response_type") == "stream" else "",
         response_threshold=int(parse_duration(static.get("threshold", "0s")) * _SECOND),
     )
-
-
-def _write(path: Path, state: _State, *, replace: bool) -> None:
-    """Write the state so that it is there whole or as it was, also when the power fails.
-
-    Raises:
-        FileExistsError: it is there already, and is not to be replaced.
-    """
-    part = path.with_suffix(f".{secrets.token_hex(8)}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(msgspec.json.encode(state))
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            part.replace(path)
-        else:
-            path.hardlink_to(part)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        part.unlink(missing_ok=True)

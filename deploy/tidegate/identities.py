@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -32,6 +32,8 @@ class Wanted:
     details: Mapping[str, dict[str, str]]
     """Version and owner, where a manifest says so."""
     now: int
+    gone: tuple[Identity, ...] = ()
+    """Keys of the register that are not good, or of somebody who is not wanted."""
 
     def users(self) -> list[Identity]:
         """Whom the broker is to know: a user for each key that is good."""
@@ -40,6 +42,11 @@ class Wanted:
             for entry in self.entries.values()
             for key in entry.good(self.now)
         ]
+
+    def only(self, names: Collection[str]) -> Wanted:
+        """Those of these names, and the bus's own."""
+        entries = {n: e for n, e in self.entries.items() if n in names or is_built_in(n)}
+        return replace(self, entries=entries)
 
     def registrations(self) -> dict[str, Registration]:
         """Who is to take part, as the ledger is to say it."""
@@ -109,7 +116,15 @@ def wanted(project: Project, entries: Mapping[str, Entry], now: int) -> Wanted:
         elif not entry.declared:
             found[name] = entry
     details = {n: {"version": m.version, "owner": m.owner} for n, m in manifests.items()}
-    return Wanted(found, details, now)
+    made = Wanted(found, details, now)
+    good = {user.public_key for user in made.users()}
+    gone = (
+        Identity(entry.who, entry.role, key.public)
+        for entry in entries.values()
+        for key in entry.keys
+        if key.public not in good
+    )
+    return replace(made, gone=tuple(gone))
 
 
 def current(project: Project) -> Wanted:

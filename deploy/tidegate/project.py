@@ -47,6 +47,16 @@ class State:
         return Register(self.folder / "identities.json")
 
     @property
+    def authority(self) -> Path:
+        """Keys that sign, in operator mode; whoever can read them can be anybody."""
+        return self.folder / "authority"
+
+    @property
+    def mode(self) -> Path:
+        """How the broker learns who may connect, since the ledger was made."""
+        return self.folder / "mode"
+
+    @property
     def applied(self) -> Path:
         """Which state of the register is in force."""
         return self.folder / "applied.json"

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
 
 import msgspec
 import structlog
-from prometheus_client import Counter, Gauge
+from prometheus_client import Gauge
 
-from tidegate_bus.accounts import REGISTRAR, Identity, configuration
+from tidegate_bus.accounts import REGISTRAR
 from tidegate_bus.connection import Connection
-from tidegate_bus.generated import read_generated, write_generated
+from tidegate_bus.generated import read_generated
 from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.publisher import Publisher
 from tidegate_bus.topology import converge
@@ -25,7 +24,7 @@ from tidegate_schemas import subjects
 from tidegate_schemas.clock import rfc3339
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidEnvelope, LedgerError, Refused
-from tidegate_schemas.identity import GIVEN, IDENTITY_COMMANDS, Registration, is_built_in
+from tidegate_schemas.identity import GIVEN, IDENTITY_COMMANDS, Registration
 from tidegate_schemas.subjects import Kind, Principal
 from tidegate_schemas.vocabulary import OPERATOR
 
@@ -35,9 +34,9 @@ from .project import Project, State
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.reconciler")
 
 IDENTITIES = Gauge("tidegate_identities", "Identities that the broker knows", ["role"])
-RELOADS = Counter("tidegate_broker_reloads", "Configurations that the broker took in")
 
 Connect = Callable[[Principal], Awaitable[Connection]]
+Admit = Callable[[Wanted], Awaitable[None]]
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -86,24 +85,6 @@ async def roster(reader: LedgerReader) -> Roster:
     return found
 
 
-def configure(
-    project: Project, users: list[Identity], port: int, tls: dict[str, Any] | None = None
-) -> bool:
-    """Write the broker's configuration; whether it is another one than before."""
-    limits, state = project.limits(), project.state
-    body = configuration(
-        users,
-        store=state.store,
-        store_bytes=limits.ledger_bytes + limits.ingress_bytes,
-        port=port or -1,
-        tls=tls,
-    )
-    roles = [user.role for user in users]
-    for role in GIVEN:
-        IDENTITIES.labels(role.value).set(roles.count(role))
-    return write_generated(state.server_configuration, body)
-
-
 def drifted(state: State) -> bool:
     """Whether somebody else has written to the broker's configuration.
 
@@ -118,25 +99,12 @@ class Reconciler:
 
     Args:
         connect: gives a connection of one of the bus's own principals.
-        reload: makes the broker read its configuration again.
-        port: where the broker listens.
-        tls: the block of that name in its configuration.
     """
 
-    def __init__(
-        self,
-        connect: Connect,
-        reload: Callable[[], Awaitable[None]],
-        port: Callable[[], int],
-        tls: Callable[[], dict[str, Any] | None] = lambda: None,
-    ) -> None:
+    def __init__(self, connect: Connect) -> None:
         self._connect = connect
-        self._reload = reload
-        self._port = port
-        self._tls = tls
-        self._stale = False  # whether the broker has not taken in what is written
 
-    async def apply(self, project: Project, wanted: Wanted, version: str) -> Applied:
+    async def apply(self, project: Project, wanted: Wanted, version: str, admit: Admit) -> Applied:
         """Bring everything to what is wanted.
 
         Who goes is locked out before anything else happens. Who comes is let in last, when the
@@ -146,31 +114,25 @@ class Reconciler:
             project: whose bus it is.
             wanted: who is wanted.
             version: of the register that says so.
+            admit: tells the broker who may connect; see `access`.
 
         Raises:
             LedgerError, ServerFailed, Unavailable: it could not be done; try again.
         """
-        users = wanted.users()
         async with await self._connect(OPERATOR) as operator:
             known = (await roster(LedgerReader(operator))).members
-            await self._configure(
-                project,
-                [u for u in users if is_built_in(str(u.principal)) or str(u.principal) in known],
-            )
+            await admit(wanted.only(known))
             async with await self._connect(REGISTRAR) as registrar:
                 await converge(registrar, project.limits(), wanted.subscriptions())
             refused = await self._tell(operator, wanted, known)
-        await self._configure(project, [u for u in users if str(u.principal) not in refused])
+        admitted = wanted.only(wanted.entries.keys() - refused.keys())
+        await admit(admitted)
+        roles = [user.role for user in admitted.users()]
+        for role in GIVEN:
+            IDENTITIES.labels(role.value).set(roles.count(role))
         done = Applied(version, rfc3339(time.time_ns()), refused)
         write_applied(project.state, done)
         return done
-
-    async def _configure(self, project: Project, users: list[Identity]) -> None:
-        self._stale |= configure(project, users, self._port(), self._tls())
-        if self._stale:
-            await self._reload()
-            self._stale = False
-            RELOADS.inc()
 
     async def _tell(
         self, operator: Connection, wanted: Wanted, known: Mapping[str, Registration]

@@ -31,11 +31,12 @@ from tidegate_schemas.errors import (
 from tidegate_schemas.subjects import Principal, Verdict
 from tidegate_schemas.vocabulary import OPERATOR
 
+from .access import Access, access
 from .child import Child, OnLine
 from .identities import Wanted, changes, ensure_keys, wanted
 from .processes import running
 from .project import Project, State, check_blueprints, client_tls, load_project
-from .reconciler import Applied, Reconciler, configure, roster, submit, write_applied
+from .reconciler import Applied, Reconciler, roster, submit, write_applied
 
 _POLL_SECONDS = 0.02
 _GRACE_SECONDS = 5.0
@@ -76,9 +77,8 @@ class Stack:
         self._gateway = self._child("gateway", "gateway")
         self._coordinator = self._child("coordinator", "coordinator")
         self._workers: dict[str, Child] = {}
-        self._reconciler = Reconciler(
-            self.connect, lambda: self.server.reload(), lambda: self.server.port, lambda: self._tls
-        )
+        self._reconciler = Reconciler(self.connect)
+        self._access: Access | None = None
 
     @property
     def server(self) -> Server:
@@ -214,10 +214,18 @@ class Stack:
 
     async def _start_server(self, who: Wanted) -> None:
         self._tls = self.project.server_tls()
-        configure(self.project, who.users(), self.project.settings.server.port, self._tls)
+        self._access = access(self.project, self.connect, self._reload)
+        self._access.write(who, self.project.settings.server.port, self._tls)
         await self._run_server()
-        configure(self.project, who.users(), self.server.port, self._tls)  # where it is from now on
+        self._access.write(who, self.server.port, self._tls)  # where it is from now on
+        await self._reload()
+
+    async def _reload(self) -> None:
         await self.server.reload()
+
+    async def _admit(self, who: Wanted) -> None:
+        assert self._access, "the stack is not running"
+        await self._access.admit(who, self.server.port, self._tls)
 
     async def _run_server(self) -> None:
         state = self.project.state
@@ -254,7 +262,7 @@ class Stack:
                 ensure_keys(project, time.time_ns())
                 version = state.register.version()
                 who = wanted(project, state.register.read(), time.time_ns())
-                done = await self._reconciler.apply(project, who, version)
+                done = await self._reconciler.apply(project, who, version, self._admit)
                 self.project, failed = project, ""
                 await self._match_workers(who, done)
             except (TidegateError, OSError) as error:

@@ -26,6 +26,10 @@ class ServerSettings(Document):
     """Submissions that may wait for the gateway."""
     backlog: Annotated[int, Field(ge=1, le=_INT64)] = 100_000
     """Submissions of one sender that may wait for the gateway."""
+    mode: Literal["static", "operator"] = "static"
+    """How the broker learns who may connect: from its configuration, or from signed tokens."""
+    connections: Annotated[int, Field(ge=2, le=10_000)] = 64
+    """Connections that one identity may have; the newest above that are cut."""
     tls: Literal["off", "server", "mutual"] = "off"
     """Whether clients must speak TLS, and with `mutual` show a certificate too."""
     tls_folder: Annotated[str, Field(min_length=1)] | None = None

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from typing import Self
 from urllib.parse import urlsplit
 
-import nkeys
+from tidegate_bus.credentials import Credentials
 
 
 class Raw:
@@ -20,15 +19,15 @@ class Raw:
         self._writer = writer
 
     @classmethod
-    async def open(cls, url: str, seed: str) -> Self:
-        """Connect and prove the key of a principal."""
+    async def open(cls, url: str, secret: str | Credentials) -> Self:
+        """Connect and prove the key of a principal, by its seed or its credentials."""
+        known = Credentials(secret) if isinstance(secret, str) else secret
         address = urlsplit(url)
         reader, writer = await asyncio.open_connection(address.hostname, address.port)
         info = json.loads((await reader.readline()).removeprefix(b"INFO "))
-        pair = nkeys.from_seed(bytearray(seed.encode()))
         options = {
-            "nkey": bytes(pair.public_key).decode(),
-            "sig": base64.b64encode(pair.sign(info["nonce"].encode())).decode(),
+            **({"jwt": known.jwt} if known.jwt else {"nkey": known.public_key}),
+            "sig": known.sign(info["nonce"]).decode(),
             "headers": True,
             "no_responders": True,
             "verbose": False,

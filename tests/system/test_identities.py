@@ -19,6 +19,7 @@ from tidegate.bench import PROJECT
 from tidegate.bus import Bus
 from tidegate.project import address, load_project
 from tidegate_bus.connection import Connection
+from tidegate_bus.credentials import Credentials
 from tidegate_policy.invariants import Checker
 from tidegate_schemas import Envelope, Verdict
 from tidegate_schemas.clock import parse_rfc3339
@@ -118,8 +119,9 @@ async def _done(shell: Shell, *arguments: str) -> None:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize("mode", ["static", "operator"])
 async def test_identities_come_change_and_go_while_others_work(
-    tmp_path: Path, pytestconfig: pytest.Config
+    tmp_path: Path, pytestconfig: pytest.Config, mode: str
 ) -> None:
     """During a flow of 1,000 messages a second nobody else reconnects or loses a message.
 
@@ -129,6 +131,8 @@ async def test_identities_come_change_and_go_while_others_work(
     folder = tmp_path / "project"
     shutil.copytree(PROJECT, folder)
     (folder / "late.py").write_text(HANDLER)
+    settings = (folder / "tidegate.yaml").read_text()
+    (folder / "tidegate.yaml").write_text(settings.replace("backlog:", f"mode: {mode}, backlog:"))
     shell, log = Shell(folder, bytecode(pytestconfig)), tmp_path / "up.log"
     project = load_project(folder)
     heard = folder / "heard"
@@ -152,14 +156,15 @@ async def test_identities_come_change_and_go_while_others_work(
             await bus.publish(Envelope.new("bench.event", "once added"))
             await until(lambda: lines() == 1)
 
-            first = project.state.keyring.seed(load_project(folder).manifests[-1].principal)
+            who = load_project(folder).manifests[-1].principal
+            first = Credentials.of(project.state.keyring.path(who))
             await _done(shell, "identity", "rotate", LATE, "--overlap", "0s")
             await bus.publish(Envelope.new("bench.event", "once rotated"))
             await until(lambda: lines() == 2)
             with pytest.raises(AssertionError, match=REFUSED):
                 await Raw.open(address(project.state), first)
 
-            second = project.state.keyring.seed(load_project(folder).manifests[-1].principal)
+            second = Credentials.of(project.state.keyring.path(who))
             cut = asyncio.create_task(_cut(await Raw.open(address(project.state), second)))
             await _done(shell, "identity", "revoke", LATE, "--reason", "left")
             revoked = project.state.register.read()[LATE].revoked

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -104,11 +105,11 @@ def add(
             raise InvalidInput(
                 f"{name} is there already; `tidegate identity rotate` renews its key"
             )
-        made = _Made.of(here, who, key, print_seed)
+        made = _Made.of(here, who, key, print_seed, entries)
         entries[name] = Entry(
             principal=name,
             role=chosen,
-            keys=(Key(made.public, rfc3339(now)),),
+            keys=(*_ended(before, now), Key(made.public, rfc3339(now))),
             declared=declared is not None,
             capabilities=tuple(takes or ()),
             subscribes=tuple(hears or ()),
@@ -207,14 +208,10 @@ def rotate(
     ensure_keys(here, now)
     with here.state.register.edit() as entries:
         entry = _entry(wanted(here, entries, now), name)
-        if not (good := entry.good(now)):
+        if not entry.good(now):
             raise InvalidInput(f"{name} is {entry.state(now)}; `tidegate identity add` lets it in")
-        made = _Made.of(here, entry.who, key, print_seed)
-        old = [
-            msgspec.structs.replace(k, until=min(k.until or end, end))
-            for k in entry.keys
-            if k.public in good
-        ]
+        made = _Made.of(here, entry.who, key, print_seed, entries)
+        old = [msgspec.structs.replace(k, until=min(k.until or end, end)) for k in entry.keys]
         entries[name] = msgspec.structs.replace(
             entries[name], keys=(*old, Key(made.public, rfc3339(now)))
         )
@@ -261,10 +258,20 @@ class _Made:
         self._who = who
 
     @classmethod
-    def of(cls, here: Project, who: Principal, key: str | None, print_seed: bool) -> _Made:
+    def of(
+        cls,
+        here: Project,
+        who: Principal,
+        key: str | None,
+        print_seed: bool,
+        entries: Mapping[str, Entry],
+    ) -> _Made:
         if key and print_seed:
             raise InvalidInput("--key and --print: a key that somebody else keeps has no seed here")
         if key:
+            for other in entries.values():
+                if key in [known.public for known in other.keys]:
+                    raise InvalidInput(f"--key: it is, or was, the key of {other.principal}")
             return cls(here, who, check_public_key(key))
         if print_seed:
             seed = new_seed()
@@ -274,6 +281,13 @@ class _Made:
     def adopt(self) -> None:
         """Once the register has the public key."""
         self._keyring.adopt(self._who, self.public)
+
+
+def _ended(entry: Entry | None, now: int) -> list[Key]:
+    """The keys of an identity that was there before: they are never good again."""
+    end = rfc3339(now)
+    keys = entry.keys if entry else ()
+    return [msgspec.structs.replace(key, until=min(key.until or end, end)) for key in keys]
 
 
 def _check_free(here: Project, name: str, capabilities: list[str]) -> None:
@@ -344,8 +358,11 @@ def _report(here: Project, name: str, what: str, made: _Made | None, as_json: bo
         return
     where = "in force" if in_force else "in force when the stack starts"
     err.print(f"[green]{what}[/green] {clean(name)}; {where}", highlight=False)
-    if made and not seed and (path := here.state.keyring.path(Principal.parse(name))).exists():
-        err.print(f"its seed is in {clean(str(path))}", highlight=False)
+    keyring, who = here.state.keyring, Principal.parse(name)
+    if made and not seed:
+        for what, path in (("key", keyring.path(who)), ("token", keyring.token_path(who))):
+            if path.exists():
+                err.print(f"its {what} is in {clean(str(path))}", highlight=False)
 
 
 def _until_applied(here: Project) -> Applied | None:

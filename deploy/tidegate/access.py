@@ -1,0 +1,189 @@
+"""How the broker learns who may connect: from a list of its own, or from signed tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+from prometheus_client import Counter
+
+from tidegate_bus import jwt
+from tidegate_bus.accounts import MAX_SUBSCRIPTIONS, WARDEN, configuration
+from tidegate_bus.connection import Connection
+from tidegate_bus.credentials import Credentials
+from tidegate_bus.generated import write_generated
+from tidegate_bus.keyring import write_secret
+from tidegate_bus.operator_mode import AccountLimits, Authority
+from tidegate_schemas.clock import parse_rfc3339
+from tidegate_schemas.errors import InvalidInput
+from tidegate_schemas.subjects import Principal
+
+from .identities import Wanted
+from .project import Project, State
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.access")
+
+RELOADS = Counter("tidegate_broker_reloads", "Configurations that the broker took in")
+REVOCATIONS = Counter("tidegate_broker_revocations", "Keys that were taken back, in operator mode")
+
+_SECOND = 1_000_000_000
+
+Connect = Callable[[Principal], Awaitable[Connection]]
+
+
+class Access(Protocol):
+    """Says to a broker who may connect."""
+
+    def write(self, wanted: Wanted, port: int, tls: dict[str, Any] | None) -> bool:
+        """Write its configuration; whether it is another one than before.
+
+        Args:
+            wanted: who may connect.
+            port: where it listens; 0 for a free one.
+            tls: the block of that name.
+        """
+        ...
+
+    async def admit(self, wanted: Wanted, port: int, tls: dict[str, Any] | None) -> None:
+        """Tell a running broker: who goes is cut, who comes is let in, others do not notice.
+
+        Raises:
+            ServerFailed, Unavailable: it could not be told; try again.
+        """
+        ...
+
+
+class Listed:
+    """The broker's configuration lists everybody; it is read again after each change.
+
+    Args:
+        project: whose broker it is.
+        reload: makes the broker read its configuration again.
+    """
+
+    def __init__(self, project: Project, reload: Callable[[], Awaitable[None]]) -> None:
+        self._project = project
+        self._reload = reload
+        self._stale = False  # whether the broker has not taken in what is written
+
+    def write(self, wanted: Wanted, port: int, tls: dict[str, Any] | None) -> bool:
+        """See `Access`."""
+        state, limits = self._project.state, self._project.limits()
+        for entry in wanted.entries.values():
+            state.keyring.creds_path(entry.who).unlink(missing_ok=True)  # of operator mode
+        body = configuration(
+            wanted.users(),
+            store=state.store,
+            store_bytes=limits.ledger_bytes + limits.ingress_bytes,
+            port=port or -1,
+            tls=tls,
+        )
+        return write_generated(state.server_configuration, body)
+
+    async def admit(self, wanted: Wanted, port: int, tls: dict[str, Any] | None) -> None:
+        """See `Access`."""
+        self._stale |= self.write(wanted, port, tls)
+        if self._stale:
+            await self._reload()
+            self._stale = False
+            RELOADS.inc()
+
+
+class Signed:
+    """Operator mode: who has a token for its key may connect, and revocations are pushed.
+
+    Args:
+        project: whose broker it is.
+        connect: gives a connection of one of the bus's own principals.
+    """
+
+    def __init__(self, project: Project, connect: Connect) -> None:
+        self._project = project
+        self._connect = connect
+
+    def write(self, wanted: Wanted, port: int, tls: dict[str, Any] | None) -> bool:
+        """See `Access`. Also writes the credentials of whoever has a seed here."""
+        state, authority = self._project.state, self._authority(wanted.now)
+        self._issue(authority, wanted)
+        body = authority.configuration(store=state.store, port=port or -1, tls=tls)
+        return write_generated(state.server_configuration, body)
+
+    async def admit(self, wanted: Wanted, port: int, tls: dict[str, Any] | None) -> None:
+        """See `Access`."""
+        authority = self._authority(wanted.now)
+        self._issue(authority, wanted)  # first, so that who is cut comes back with the new key
+        gone = [i for i in wanted.gone if not authority.is_revoked(i.public_key, i.role)]
+        if gone:
+            async with await self._connect(WARDEN) as warden:
+                for identity in gone:
+                    key, role = identity.public_key, identity.role
+                    await authority.revoke(warden, key, role, now=wanted.now)
+                    REVOCATIONS.inc()
+                    _log.info("key revoked", principal=str(identity.principal), key=key)
+        self.write(wanted, port, tls)  # for the next start: the broker has been told
+
+    def _authority(self, now: int) -> Authority:
+        limits = self._project.limits()
+        return Authority.open(
+            self._project.state.authority,
+            AccountLimits(
+                limits.ledger_bytes + limits.ingress_bytes, subscriptions=MAX_SUBSCRIPTIONS
+            ),
+            now=now,
+        )
+
+    def _issue(self, authority: Authority, wanted: Wanted) -> None:
+        keyring = self._project.state.keyring
+        for identity in wanted.users():
+            who, key = identity.principal, identity.public_key
+            entry = wanted.entries[str(who)]
+            expires = parse_rfc3339(entry.expires) if entry.expires else None
+            seed = keyring.find_seed(who)
+            ours = seed is not None and Credentials(seed).public_key == key
+            path = keyring.creds_path(who) if ours else keyring.token_path(who)
+            if key != entry.good(wanted.now)[-1] or _is_issued(path, key, expires):
+                continue
+            token = authority.token(who, identity.role, key, now=wanted.now, expires=expires)
+            text = jwt.credentials_text(Credentials(seed, token)) if ours and seed else token
+            write_secret(path, text, replace=True)
+
+
+def access(project: Project, connect: Connect, reload: Callable[[], Awaitable[None]]) -> Access:
+    """The way that the project's settings name.
+
+    Raises:
+        InvalidInput: the ledger here was made in the other mode.
+    """
+    mode, marker = project.settings.server.mode, project.state.mode
+    found = recorded_mode(project.state)
+    if found not in (None, mode):
+        raise InvalidInput(
+            f"the ledger in {project.state.folder} was made with `server.mode: {found}`, and the "
+            f"accounts of the other mode cannot see it; set it back, or name another --state"
+        )
+    if found is None:
+        marker.write_text(f"{mode}\n", "ascii")
+    if mode == "operator":
+        return Signed(project, connect)
+    return Listed(project, reload)
+
+
+def recorded_mode(state: State) -> str | None:
+    """In which mode the ledger was made; None where there is none yet."""
+    try:
+        return state.mode.read_text("ascii").strip()
+    except OSError:
+        return None
+
+
+def _is_issued(path: Path, key: str, expires: int | None) -> bool:
+    """Whether a file holds a token for a key until a time."""
+    try:
+        text = path.read_text("ascii")
+        token = Credentials.parse(text).jwt if path.suffix == ".creds" else text.strip()
+        claims = jwt.decode(token, jwt.User)
+    except (OSError, ValueError, InvalidInput):
+        return False
+    return claims.sub == key and claims.exp == (expires or 0) // _SECOND
