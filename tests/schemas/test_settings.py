@@ -19,6 +19,7 @@ def test_a_project_needs_nothing_but_a_name() -> None:
     assert made == loads("project = 'demo'", Settings, TOML)
     assert made.publishers == ()
     assert made.server.port == 0
+    assert (made.server.tls, made.server.tls_folder) == ("off", None)
     assert (made.server.ledger_bytes, made.server.ingress_bytes) == (20 * GiB, 1 * GiB)
     assert made.gateway.envelope_bytes == MAX_ENVELOPE_BYTES
     assert made.gateway.dedupe_window == 600.0
@@ -26,7 +27,9 @@ def test_a_project_needs_nothing_but_a_name() -> None:
 
 def test_settings_come_back_from_their_plain_values() -> None:
     """What is written out reads back as the same settings."""
-    made = loads("project: demo\npublishers: [ops.deploy]\nserver: {port: 4222}", Settings, YAML)
+    made = loads(
+        "project: demo\npublishers: [ops.deploy]\nserver: {port: 4222, tls: off}", Settings, YAML
+    )
     assert Settings.model_validate(made.model_dump(mode="json")) == made
 
 
@@ -44,6 +47,9 @@ def test_settings_come_back_from_their_plain_values() -> None:
         ("project: demo\nserver: {ledger_bytes: 9223372036854775808}", "server.ledger_bytes"),
         ("project: demo\nserver: {ingress_bytes: 20GiB}", "server.ingress_bytes"),
         ("project: demo\nserver: {backlog: 0}", "server.backlog"),
+        ("project: demo\nserver: {tls: on}", "server.tls"),
+        ("project: demo\nserver: {tls: false}", "server.tls"),
+        ("project: demo\nserver: {tls_folder: ''}", "server.tls_folder"),
         ("project: demo\ngateway: {envelope_bytes: 1023}", "gateway.envelope_bytes"),
         ("project: demo\ngateway: {envelope_bytes: 524289}", "gateway.envelope_bytes"),
         ("project: demo\ngateway: {dedupe_window: -1s}", "gateway.dedupe_window"),
