@@ -33,6 +33,9 @@ AUTHORITY_DAYS = 365
 LEAF_DAYS = 90
 """Of server and client certificates, or as long as the authority lasts."""
 
+SOON_DAYS = 14
+"""With fewer days left, people are told to renew a certificate."""
+
 LOCAL = ("localhost", "127.0.0.1", "::1")
 """A server's certificate is always for these, and for the name of the machine."""
 

@@ -140,6 +140,39 @@ def test_certificates_are_where_the_settings_say(tidegate: Program, certificates
     assert not certificates.exists()
 
 
+def test_the_doctor_looks_at_certificates_where_they_are_used(
+    tidegate: Program, certificates: Path
+) -> None:
+    """What is wrong with them, or how long they last; nothing while TLS is off."""
+    now = datetime.datetime.now(datetime.UTC)
+    assert "tls" not in {finding["check"] for finding in tidegate("doctor", "--json").json}
+    path = certificates.parents[1] / "tidegate.yaml"
+    path.write_text(path.read_text() + "server: {tls: mutual}\n")
+    found: list[tuple[int, str, str]] = []
+    for days in (None, 91, 80, 0):
+        if days is not None:
+            create(certificates, renew=days != 91, now=now - datetime.timedelta(days=days))
+        done = tidegate("doctor", "--json")
+        (finding,) = (finding for finding in done.json if finding["check"] == "tls")
+        found.append((done.status, finding["status"], finding["detail"]))
+
+    assert [(status, word) for status, word, _ in found] == [
+        *((1, "failed"), (1, "failed"), (0, "ok"), (0, "ok"))
+    ]
+    for (_, _, detail), says in zip(
+        found,
+        (
+            f"{certificates / 'server.pem'}: cannot be read",
+            f"{certificates / 'server.pem'}: has expired",
+            "mutual; server.pem ends in 9 days; renew it (`tidegate tls create --renew`",
+            "mutual; server.pem ends in 89 days",
+        ),
+        strict=True,
+    ):
+        assert detail.startswith(says)
+    assert "renew" not in found[-1][2]
+
+
 async def test_commands_say_what_is_wrong_with_a_broker(
     tidegate: Program, certificates: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

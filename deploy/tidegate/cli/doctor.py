@@ -15,9 +15,11 @@ from tidegate.bus import Bus
 from tidegate.identities import current
 from tidegate.processes import running
 from tidegate.project import Project, address, check_blueprints, client_tls, open_project
+from tidegate_bus import authority
 from tidegate_bus.accounts import REGISTRAR
 from tidegate_bus.connection import connect
 from tidegate_bus.server import find_server
+from tidegate_bus.tls import client_context
 from tidegate_bus.topology import drift
 from tidegate_policy.bundle import load_bundle
 from tidegate_policy.invariants import Checker
@@ -80,6 +82,7 @@ async def _examine(folder: Path | None, state: Path | None) -> list[Finding]:
             f"{len(project.blueprints)} blueprints",
         )
     )
+    findings.extend(_certificates(project))
     try:
         url = address(project.state)
     except TidegateError as error:
@@ -127,6 +130,22 @@ async def _examine_stack(
         broken = [f"{behind} submissions have no record yet; is the gateway running?"]
     detail = f"{checker.records} records, {len(checker.open_tasks)} tasks in work"
     yield Finding("ledger", "failed" if broken else "ok", "\n".join(broken) or detail)
+
+
+def _certificates(project: Project) -> list[Finding]:
+    """Whether broker and clients can use their certificates; nothing where TLS is off."""
+    try:
+        if project.server_tls() is None:
+            return []
+        client_context(project.tls_folder)
+        first = min(authority.examine(project.tls_folder), key=lambda found: found.ends)
+    except TidegateError as error:
+        return [Finding("tls", "failed", str(error))]
+    days = first.days_left()
+    detail = f"{project.settings.server.tls}; {first.path.name} ends in {days} days"
+    if days < authority.SOON_DAYS:
+        detail += "; renew it (`tidegate tls create --renew`, for development)"
+    return [Finding("tls", "ok", detail)]
 
 
 def _health(port: int) -> tuple[bool, str]:

@@ -13,8 +13,6 @@ from .console import JsonOption, ProjectOption, StateOption, clean, group, out, 
 
 app = group("Make the certificates of the broker and its clients, and look at them.")
 
-_SOON_DAYS = 14
-
 
 @app.command()
 def create(
@@ -97,4 +95,4 @@ def show(
 def _days(left: int) -> str:
     if left < 0:
         return "[red]expired[/red]"
-    return f"[yellow]{left}[/yellow]" if left < _SOON_DAYS else str(left)
+    return f"[yellow]{left}[/yellow]" if left < authority.SOON_DAYS else str(left)
