@@ -1,0 +1,119 @@
+"""The answer aimed at somebody: nobody checks where a client wants to be answered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+
+from .attack import NOW, OWN, PULL, Attack, Marks, event
+from .ground import Foe
+
+REPLIES = {
+    "a submission of another": "in.team.other",
+    "a submission of a publisher": "in.outside.source",
+    "a record": "ledger.0.allow.event.thing.happened",
+    "the tail": "tail.0",
+    "a receipt of another": "receipt.team.other",
+    "a receipt of a publisher": "receipt.outside.source",
+    "the purge of the ingress": "$JS.API.STREAM.PURGE.INGRESS_0",
+    "the deletion of the ledger": "$JS.API.STREAM.DELETE.LEDGER_0",
+    "another's pull": "$JS.API.CONSUMER.MSG.NEXT.LEDGER_0.team_other",
+    "the system": "$SYS.REQ.SERVER.PING",
+    "another's inbox": "_INBOX_team_other.x",
+    "the gateway's inbox": "_INBOX_tidegate_gateway.x",
+    "a response of the broker": "_R_.aaaaaa.bbbbbb",
+}
+EXACT: dict[str, Callable[[Foe], str]] = {
+    "the exact inbox of a worker": lambda foe: foe.ground.worker_inbox,
+    "the exact inbox of a publisher": lambda foe: foe.ground.publisher_inbox,
+    "the ack of another's work": lambda foe: foe.ground.held_ack,
+}
+"""Aims that an attacker would have to guess."""
+
+_WARNED = {  # by the victim's own library, when it is handed what is not for it
+    "a receipt of another": "not receipts",
+    "a receipt of a publisher": "not receipts",
+}
+
+
+def _always(subject: str) -> Callable[[Foe], str]:
+    return lambda _: subject
+
+
+def _aims() -> dict[str, Callable[[Foe], str]]:
+    return {**{name: _always(subject) for name, subject in REPLIES.items()}, **EXACT}
+
+
+def _publish(name: str, aim: Callable[[Foe], str]) -> Callable[[Foe], Awaitable[Marks]]:
+    async def run(foe: Foe) -> Marks:
+        errors = await foe.wire.publish(OWN, event(f"reply to {name}"), aim(foe))
+        if errors:  # the broker knows an ack where it sees one
+            return Marks(logged=("Violation",), warned=())
+        warned = (_WARNED[name],) if name in _WARNED else ()
+        return Marks(records=("allow permitted",), warned=warned)
+
+    return run
+
+
+def _pull(name: str, aim: Callable[[Foe], str]) -> Callable[[Foe], Awaitable[Marks]]:
+    async def run(foe: Foe) -> Marks:
+        await foe.ground.feed()
+        errors = await foe.wire.publish(PULL, NOW, aim(foe))
+        return _work_sent_elsewhere(name, errors)
+
+    return run
+
+
+def _next(name: str, aim: Callable[[Foe], str]) -> Callable[[Foe], Awaitable[Marks]]:
+    async def run(foe: Foe) -> Marks:
+        await foe.ground.feed(2)
+        ack = await own_work(foe)
+        errors = await foe.wire.publish(ack, b"+NXT " + NOW, aim(foe))
+        return _work_sent_elsewhere(name, errors)
+
+    return run
+
+
+def _work_sent_elsewhere(name: str, errors: list[str]) -> Marks:
+    if errors:
+        return Marks(logged=("Violation",))
+    if name == "the exact inbox of a worker":
+        return Marks(warned=("forged or damaged delivery ignored",))
+    if name in _WARNED:
+        return Marks(warned=(_WARNED[name],))
+    return Marks(own="its own work went nowhere; the consumer counts it as delivered")
+
+
+async def own_work(foe: Foe) -> str:
+    """Take one task that was meant for the attacker; its ack subject."""
+    await foe.wire.publish(PULL, NOW, "_INBOX_team_agent.work")
+
+    def acks() -> list[str]:
+        return [heard.reply for heard in foe.wire.heard if heard.reply.startswith("$JS.ACK.")]
+
+    await foe.wire.until(lambda: bool(acks()))
+    return acks()[-1]
+
+
+async def _status_for_a_worker(foe: Foe) -> Marks:
+    """Nothing waits for the attacker, so that the answer is a status: the end of a request."""
+    await foe.wire.publish(PULL, json.dumps({"batch": 1, "no_wait": True}).encode())
+    for body in (NOW, b'{"batch": 1, "expires": 1}', b"{", b'{"batch": -1}', b'{"max_bytes": 1}'):
+        await foe.wire.publish(PULL, body, foe.ground.worker_inbox)
+    return Marks(own="the worker asks anew, which is logged at a level that tests do not keep")
+
+
+async def _acceptance_with_a_known_sequence(foe: Foe) -> Marks:
+    """The same submission again and again: each answer tells the publisher another sequence."""
+    for _ in range(5):
+        await foe.wire.publish(OWN, event("acceptance"), foe.ground.publisher_inbox)
+    return Marks(records=("allow permitted", *["duplicate repeated"] * 4))
+
+
+ANSWERS = [
+    *(Attack(f"publish, answer to {name}", _publish(name, aim)) for name, aim in _aims().items()),
+    *(Attack(f"pull, answer to {name}", _pull(name, aim)) for name, aim in _aims().items()),
+    *(Attack(f"ack +NXT, answer to {name}", _next(name, aim)) for name, aim in _aims().items()),
+    Attack("statuses for a worker", _status_for_a_worker),
+    Attack("acceptances for a publisher", _acceptance_with_a_known_sequence),
+]
