@@ -1,8 +1,8 @@
 """The ground of an attack: a broker, a gateway, and others who go on with their work.
 
 The others are real users of our own library: a publisher, the coordinator, and a worker that holds
-one delivery all the time and settles every other one at once. Whatever they send bears the word
-`canary`, so that it is known when somebody hears it who should not.
+one delivery all the time and settles every other one at once. Whatever they send bears the same
+words, so that it is known when somebody hears it who should not.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ unless { principal.role == "coordinator" };
 forbid (principal, action == Action::"control", resource)
 unless { principal.role == "coordinator" };
 """
-CANARY = b"canary"
+CANARY = b"not for your ears"
 _LEASE = 3600.0  # nothing comes back by itself while a test runs
 _ROUND_SECONDS = 8.0
 _PACE_SECONDS = 0.01
@@ -86,7 +86,7 @@ class Ground:
         self.worker = Inbox(connection, self._receive)
         await self.worker.start()
         self.worker.want(_HANDS)
-        await self._send(self.source, Envelope.new(TOPIC, id="canary-held"))
+        await self._send(self.source, _envelope(TOPIC, "canary-held"))
         await until(lambda: self.held is not None)
 
     async def feed(self, number: int = 1) -> list[str]:
@@ -122,9 +122,9 @@ class Ground:
     async def _round(self) -> None:
         number = next(self._numbers)
         name = f"canary-{number}"
-        await self._send(self.source, Envelope.new(TOPIC, {"secret": "canary"}, id=name))
+        await self._send(self.source, _envelope(TOPIC, name))
         await until(lambda: name in self.got)
-        await self._send(self.other, Envelope.new("answer", id=f"canary-answer-{number}"))
+        await self._send(self.other, _envelope("answer", f"canary-answer-{number}"))
         self.rounds += 1
 
     async def _send(self, publisher: Publisher, envelope: Envelope) -> None:
@@ -173,6 +173,10 @@ class Ground:
         publisher = self.other
         inbox = publisher._inbox  # pyright: ignore[reportPrivateUsage]
         return f"{inbox}.{publisher._sent + 1:x}"  # pyright: ignore[reportPrivateUsage]
+
+
+def _envelope(type_: str, name: str) -> Envelope:
+    return Envelope.new(type_, CANARY.decode(), id=name)
 
 
 class Foe:
