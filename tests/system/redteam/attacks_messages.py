@@ -13,6 +13,7 @@ from .ground import Foe
 from .wire import frame
 
 REJECTED = "reject malformed"
+NOWHERE = "deny unknown_destination"
 DENIED = "deny forbidden"
 ALLOWED = "allow permitted"
 
@@ -56,9 +57,9 @@ REFUSED_HEADERS = {
     ),
     "a last id": (("Nats-Expected-Last-Msg-Id: canary-1",), "wrong last msg ID"),
     "a later version of the API": (("Nats-Required-Api-Level: 99",), "seq"),
-    "a source": (("Nats-Stream-Source: LEDGER_0 1 1 > >",), ""),
+    "a source": (("Nats-Stream-Source: LEDGER_0 1 1 > >",), "10227"),
 }
-"""Headers that INGRESS knows, and what it answers; `seq` where it takes the message all the same."""
+"""Headers that streams know, and what INGRESS answers; `seq` where it takes the message."""
 
 IGNORED_HEADERS = {
     "those of a stored record": (
@@ -145,7 +146,7 @@ LIES = {
     "the run of another": (_envelope(id="l4", runid="r1", stepid="s", attempt=1), ALLOWED),
     "a task to oneself": (_envelope(id="l5", kind="task", to="work.do"), DENIED),
     "a task of a run": (_envelope(id="l6", kind="task", to="work.do", runid="r1"), DENIED),
-    "a task nobody takes": (_envelope(id="l7", kind="task", to="no.body"), "deny unknown_destination"),
+    "a task nobody takes": (_envelope(id="l7", kind="task", to="no.body"), NOWHERE),
     "a command": (_envelope(id="l8", kind="control", to="run.cancel", data={"run": "r1"}), DENIED),
     "a registration": (_envelope(id="l9", kind="control", to="agent.register"), DENIED),
     "a result for another's step": (
@@ -155,7 +156,7 @@ LIES = {
         ),
         ALLOWED,
     ),
-    "a result to nobody": (_envelope(id="l11", kind="result", to="no.body"), "deny unknown_destination"),
+    "a result to nobody": (_envelope(id="l11", kind="result", to="no.body"), NOWHERE),
     "an id of another": (_envelope(id="canary-held"), ALLOWED),
     "the end of a run": (_envelope(id="l12", type="run.finished", runid="r1"), ALLOWED),
 }  # fmt: skip

@@ -43,7 +43,6 @@ unless { principal.role == "coordinator" };
 """
 CANARY = b"not for your ears"
 _LEASE = 3600.0  # nothing comes back by itself while a test runs
-_ROUND_SECONDS = 8.0
 _PACE_SECONDS = 0.01
 _HANDS = 100
 
@@ -59,6 +58,7 @@ class Ground:
         trouble: what went wrong for the others.
         rounds: how often an event went from the publisher to the worker and was answered.
         held: the delivery that the worker holds.
+        patience: seconds after which a round is late.
     """
 
     def __init__(self, broker: Broker, admin: Connection) -> None:
@@ -70,6 +70,7 @@ class Ground:
         self.trouble: list[str] = []
         self.rounds = 0
         self.held: Delivery | None = None
+        self.patience = 8.0
         self.source: Publisher
         self.other: Publisher
         self.coordinator: Publisher
@@ -89,11 +90,11 @@ class Ground:
         await self._send(self.source, _envelope(TOPIC, "canary-held"))
         await until(lambda: self.held is not None)
 
-    async def feed(self, number: int = 1) -> list[str]:
+    async def feed(self, number: int = 1, size: int = 0) -> list[str]:
         """Have the coordinator assign work to the attacker; ids of the tasks."""
         ids = [f"task-{next(self._numbers)}" for _ in range(number)]
         for id_ in ids:
-            task = Envelope.new(CAPABILITY, id=id_, kind="task", to=CAPABILITY)
+            task = Envelope.new(CAPABILITY, "x" * size, id=id_, kind="task", to=CAPABILITY)
             await self._send(self.coordinator, task)
         return ids
 
@@ -113,7 +114,7 @@ class Ground:
     async def _work(self, stop: asyncio.Event) -> None:
         while not stop.is_set() and not self.trouble:
             try:
-                async with asyncio.timeout(_ROUND_SECONDS):
+                async with asyncio.timeout(self.patience):
                     await self._round()
             except TimeoutError:
                 self.trouble.append("a round took too long")
@@ -130,7 +131,7 @@ class Ground:
     async def _send(self, publisher: Publisher, envelope: Envelope) -> None:
         self.sent[envelope.id] = None
         try:
-            self.sent[envelope.id] = await publisher.publish(envelope, timeout=_ROUND_SECONDS)
+            self.sent[envelope.id] = await publisher.publish(envelope, timeout=self.patience)
         except TidegateError as error:
             self.trouble.append(f"{envelope.id}: {error!r}")
 
@@ -184,7 +185,8 @@ class Foe:
 
     Attributes:
         wire: its connection, with its own inbox and receipts subscribed.
-        wires: all that it has opened.
+        wires: all that it has opened and listens to.
+        hanging: those on which it will neither write nor listen any more.
     """
 
     def __init__(self, ground: Ground, wire: Wire) -> None:
@@ -192,6 +194,7 @@ class Foe:
         self.ground = ground
         self.wire = wire
         self.wires = [wire]
+        self.hanging: list[Wire] = []
         self.url = ground.broker.url
         self.seed = ground.broker.keyring.seed(AGENT)
         self.key = ground.broker.keyring.ensure(AGENT)
@@ -206,6 +209,17 @@ class Foe:
         self.wires.append(await Wire.dial(self.url))
         return self.wires[-1]
 
+    def leave(self, wire: Wire) -> None:
+        """Let a connection hang until the end of the attack."""
+        self.wires.remove(wire)
+        self.hanging.append(wire)
+
+    def server_bytes(self) -> int:
+        """Memory that the broker holds."""
+        pid = self.ground.broker.server.pid
+        status = Path(f"/proc/{pid}/status").read_text()
+        return 1024 * int(status.partition("VmRSS:")[2].split()[0])
+
 
 @contextlib.asynccontextmanager
 async def foe(ground: Ground) -> AsyncGenerator[Foe]:
@@ -216,7 +230,7 @@ async def foe(ground: Ground) -> AsyncGenerator[Foe]:
         await wire.say(b"SUB _INBOX_team_agent.> 1", b"SUB receipt.team.agent 2")
         yield attacker
     finally:
-        for opened in attacker.wires:
+        for opened in (*attacker.wires, *attacker.hanging):
             await opened.close()
 
 

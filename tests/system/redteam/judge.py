@@ -195,7 +195,7 @@ class Judge:
             return bool(info["num_ack_pending"] == 1 and info["num_redelivered"] == 0)
 
         try:
-            await until(as_it_should_be, seconds=3)
+            await until(as_it_should_be, seconds=min(3, self.ground.patience))
         except (ApiError, TimeoutError):
             return [f"of consumer team_other: {json.dumps(info)[:400]}"]
         return []
@@ -235,4 +235,5 @@ def _marks(attacker: Foe, marks: Marks, log: str, ours: str) -> Iterator[Breach]
 
 def _escaped(text: str) -> str:
     """As the broker's log writes it."""
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+    short = {"\r": "\\r", "\n": "\\n", "\t": "\\t"}
+    return "".join(c if c.isprintable() else short.get(c, f"\\u{ord(c):04x}") for c in text)
