@@ -125,7 +125,6 @@ def _impostor(connect: Callable[[Foe, Wire], bytes]) -> Callable[[Foe], Awaitabl
     async def run(foe: Foe) -> Marks:
         wire = await foe.dial()
         await wire.say(connect(foe, wire), _FOREIGN, b"SUB > 1")
-        await wire.end()
         return Marks(logged=("[ERR]",))
 
     return run
@@ -148,7 +147,6 @@ def _operation(line: bytes) -> Callable[[Foe], Awaitable[Marks]]:
     async def run(foe: Foe) -> Marks:
         wire = await foe.open()
         await wire.say(line)
-        await wire.end()
         return Marks(logged=("[ERR]",))
 
     return run
@@ -168,7 +166,6 @@ def _too_large(headers: bytes | None) -> Callable[[Foe], Awaitable[Marks]]:
     async def run(foe: Foe) -> Marks:
         wire = await foe.open()
         await wire.say(frame(OWN, b"x" * (_MiB + 1), headers=headers))
-        await wire.end()
         return Marks(logged=("maximum payload exceeded",))
 
     return run

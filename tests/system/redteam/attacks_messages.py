@@ -182,7 +182,7 @@ async def _ids_of_another(foe: Foe) -> Marks:
 
 async def _envelope_ids_of_another(foe: Foe) -> Marks:
     """The gateway remembers ids by sender: the same id of another is another message."""
-    last = max(int(id_.split("-")[1]) for id_ in foe.ground.sent if id_.split("-")[1].isdigit())
+    last = sum(1 for id_ in foe.ground.sent if id_.startswith("canary-answer"))
     ids = [f"canary-{number}" for number in range(last, last + 30)]
     await foe.wire.say(*(frame(OWN, event(id_)) for id_ in ids))
     return Marks(records=(ALLOWED,) * 30)

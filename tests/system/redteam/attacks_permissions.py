@@ -5,7 +5,17 @@ from __future__ import annotations
 from .attack import OWN, Attack, Marks, event, publish, subscribe
 from .ground import Foe
 
-_CONFIG = b'{"stream_name": "LEDGER_0", "config": {"name": "x", "ack_policy": "none"}}'
+_BODIES = {
+    "STREAM.CREATE": b'{"name": "%b", "subjects": ["in.>", "ledger.>"]}',
+    "STREAM.UPDATE": b'{"name": "%b", "subjects": ["in.*.*"], "max_msgs_per_subject": 1}',
+    "STREAM.MSG": b'{"seq": 1}',
+    "DIRECT.GET": b'{"seq": 1}',
+    "CONSUMER.CREATE": b'{"stream_name": "LEDGER_0", "config": {"ack_policy": "none"}}',
+    "CONSUMER.PAUSE": b'{"pause_until": "2100-01-01T00:00:00Z"}',
+    "CONSUMER.RESET": b'{"seq": 1}',
+    "CONSUMER.MSG": b'{"batch": 100, "expires": 60000000000}',
+}
+"""What the API takes, so that each request would do something if it were let through."""
 
 ANOTHER = {
     "another of the team": "in.team.other",
@@ -113,6 +123,11 @@ SUBSCRIPTIONS = {
 }
 
 
+def _body(verb: str) -> bytes:
+    kind = ".".join(verb.split(".")[:2])
+    return _BODIES.get(kind, b"").replace(b"%b", verb.rpartition(".")[2].encode())
+
+
 async def _publish_in_anothers_inbox(foe: Foe) -> Marks:
     subject = foe.ground.publisher_inbox
     await foe.wire.publish(subject, b'{"stream": "INGRESS_0", "seq": 1}')
@@ -142,7 +157,7 @@ PUBLISHING = [
     *(Attack(f"on {name}", publish(subject, event("on"))) for name, subject in ELSEWHERE.items()),
     *(Attack(f"ask {subject}", publish(subject)) for subject in SYSTEM),
     *(
-        Attack(f"ask {verb}", publish(f"$JS.API.{verb}", _CONFIG, "_INBOX_team_agent.x"))
+        Attack(f"ask {verb}", publish(f"$JS.API.{verb}", _body(verb), "_INBOX_team_agent.x"))
         for verb in API
     ),
     Attack("on the exact inbox of a publisher", _publish_in_anothers_inbox),

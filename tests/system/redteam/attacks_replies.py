@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 
 from .attack import NOW, OWN, PULL, Attack, Marks, event
@@ -64,6 +63,18 @@ def _pull(name: str, aim: Callable[[Foe], str]) -> Callable[[Foe], Awaitable[Mar
     return run
 
 
+def _pull_nothing(name: str, aim: Callable[[Foe], str]) -> Callable[[Foe], Awaitable[Marks]]:
+    async def run(foe: Foe) -> Marks:
+        await no_work_left(foe)
+        if await foe.wire.publish(PULL, NOW, aim(foe)):
+            return Marks(logged=("Violation",))
+        if name in _WARNED:
+            return Marks(warned=(_WARNED[name],))
+        return Marks(own="it was told that there is no work, on another subject")
+
+    return run
+
+
 def _next(name: str, aim: Callable[[Foe], str]) -> Callable[[Foe], Awaitable[Marks]]:
     async def run(foe: Foe) -> Marks:
         await foe.ground.feed(2)
@@ -84,6 +95,14 @@ def _work_sent_elsewhere(name: str, errors: list[str]) -> Marks:
     return Marks(own="its own work went nowhere; the consumer counts it as delivered")
 
 
+async def no_work_left(foe: Foe) -> None:
+    """Take all own tasks away, so that the next answer is a status."""
+    await foe.wire.publish(PULL, b'{"batch": 10000, "no_wait": true}', "_INBOX_team_agent.rest")
+    await foe.wire.until(
+        lambda: any(b" 404" in h.headers or b" 408" in h.headers for h in foe.wire.heard)
+    )
+
+
 async def own_work(foe: Foe) -> str:
     """Take one task that was meant for the attacker; its ack subject."""
     await foe.wire.publish(PULL, NOW, "_INBOX_team_agent.work")
@@ -96,8 +115,8 @@ async def own_work(foe: Foe) -> str:
 
 
 async def _status_for_a_worker(foe: Foe) -> Marks:
-    """Nothing waits for the attacker, so that the answer is a status: the end of a request."""
-    await foe.wire.publish(PULL, json.dumps({"batch": 1, "no_wait": True}).encode())
+    """The ends of requests that the worker has not made."""
+    await no_work_left(foe)
     for body in (NOW, b'{"batch": 1, "expires": 1}', b"{", b'{"batch": -1}', b'{"max_bytes": 1}'):
         await foe.wire.publish(PULL, body, foe.ground.worker_inbox)
     return Marks(own="the worker asks anew, which is logged at a level that tests do not keep")
@@ -113,6 +132,10 @@ async def _acceptance_with_a_known_sequence(foe: Foe) -> Marks:
 ANSWERS = [
     *(Attack(f"publish, answer to {name}", _publish(name, aim)) for name, aim in _aims().items()),
     *(Attack(f"pull, answer to {name}", _pull(name, aim)) for name, aim in _aims().items()),
+    *(
+        Attack(f"pull nothing, answer to {name}", _pull_nothing(name, aim))
+        for name, aim in _aims().items()
+    ),
     *(Attack(f"ack +NXT, answer to {name}", _next(name, aim)) for name, aim in _aims().items()),
     Attack("statuses for a worker", _status_for_a_worker),
     Attack("acceptances for a publisher", _acceptance_with_a_known_sequence),

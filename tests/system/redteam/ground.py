@@ -77,6 +77,7 @@ class Ground:
         self.worker: Inbox
         self._numbers = itertools.count(1)
         self._settling: set[asyncio.Task[None]] = set()
+        self._arrived: dict[str, asyncio.Event] = {}
 
     async def start(self) -> None:
         """Connect the others; the worker takes what it will hold."""
@@ -100,12 +101,12 @@ class Ground:
 
     @contextlib.asynccontextmanager
     async def others_at_work(self) -> AsyncGenerator[None]:
-        """The others do their rounds meanwhile, and at least two when all is done."""
+        """The others do their rounds meanwhile, and a whole one when all is done."""
         stop = asyncio.Event()
         working = asyncio.create_task(self._work(stop))
         try:
             yield
-            goal = self.rounds + 3  # the round that is under way proves nothing
+            goal = self.rounds + 2  # the round that is under way proves nothing
             await until(lambda: self.rounds >= goal or bool(self.trouble), seconds=60)
         finally:
             stop.set()
@@ -123,8 +124,9 @@ class Ground:
     async def _round(self) -> None:
         number = next(self._numbers)
         name = f"canary-{number}"
+        arrived = self._arrived[name] = asyncio.Event()
         await self._send(self.source, _envelope(TOPIC, name))
-        await until(lambda: name in self.got)
+        await arrived.wait()
         await self._send(self.other, _envelope("answer", f"canary-answer-{number}"))
         self.rounds += 1
 
@@ -142,6 +144,8 @@ class Ground:
         self.got.setdefault(name, []).append(
             (record.seq, encode_record(record), delivery.delivered)
         )
+        if name in self._arrived:
+            self._arrived[name].set()
         if name == "canary-held" and self.held is None:
             self.held = delivery
             return
@@ -279,12 +283,16 @@ async def bare(
 
 @contextlib.asynccontextmanager
 async def ground(
-    folder: Path, *, alter: Alter | None = None, alter_stream: Alter | None = None
+    folder: Path,
+    *,
+    alter: Alter | None = None,
+    alter_stream: Alter | None = None,
+    policies: str = POLICIES,
 ) -> AsyncGenerator[Ground]:
     """A broker with a gateway and others at work; see `bare`."""
     async with (
         bare(folder, alter=alter, alter_stream=alter_stream) as broker,
-        broker.gateway(POLICIES),
+        broker.gateway(policies),
     ):
         made = Ground(broker, await broker.connect(ADMIN))
         await made.start()

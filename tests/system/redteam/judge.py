@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
@@ -12,11 +13,12 @@ from typing import Any, NamedTuple
 
 import structlog.testing
 
-from support import AGENT, until
-from tidegate_bus.connection import ApiError
+from support import AGENT, TOPIC, until
+from tidegate_bus.connection import ApiError, Connection
+from tidegate_schemas import subjects
 from tidegate_schemas.errors import InvalidRecord
 from tidegate_schemas.record import Record, decode_record
-from tidegate_schemas.subjects import Verdict, ledger, submitter
+from tidegate_schemas.subjects import Verdict, delivery, ledger, submitter
 
 from .attack import Attack, Marks
 from .ground import CANARY, Foe, Ground, foe
@@ -25,6 +27,7 @@ INGRESS, LEDGER = "INGRESS_0", "LEDGER_0"
 _OWN_SUBJECT = re.compile(
     r"_INBOX_team_agent\.|receipt\.team\.agent$|ledger\.0\.allow\.task\.work\.do$"
 )
+_TO_WORKER = delivery(0, subjects.Kind.EVENT, TOPIC)
 _GONE = 10037
 
 
@@ -38,7 +41,7 @@ class Kind(StrEnum):
     FOOLED = "our library was fooled"
     SETTLED = "another's work was settled"
     HEARD = "the attacker heard what is not its own"
-    UNSEEN = "nobody can see that it was tried"
+    MARKS = "it left other marks than it must"
 
 
 class Breach(NamedTuple):
@@ -50,12 +53,21 @@ class Breach(NamedTuple):
 
 @dataclass
 class Judge:
-    """Looks at one ground, after one attack after the other. `seen` is the ledger so far."""
+    """Looks at one ground, after one attack after the other.
+
+    Attributes:
+        ground: where the others are at work.
+        topology: what `_topology` found before any attack.
+        seen: the ledger so far, subject and payload.
+        records: its records, by the sequence of the submission.
+        submissions: last sequence of the ingress so far.
+    """
 
     ground: Ground
     topology: dict[str, Any] = field(default_factory=dict[str, Any])
     seen: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])
     records: dict[int, Record] = field(default_factory=dict[int, Record])
+    submissions: int = 0
 
     async def start(self) -> None:
         """Look at what is there before any attack."""
@@ -83,7 +95,7 @@ class Judge:
         found += _heard(attacker)
         text = log.read_bytes()[offset:].decode(errors="replace")
         if theirs != list(marks.records):
-            found.append(Breach(Kind.UNSEEN, f"records {theirs}, expected {marks.records}"))
+            found.append(Breach(Kind.MARKS, f"records {theirs}, expected {marks.records}"))
         found += _marks(attacker, marks, text, " ".join(str(event) for event in events))
         return found
 
@@ -121,10 +133,8 @@ class Judge:
         state = await admin.stream_state(LEDGER)
         if state.last_seq < len(self.seen) or (state.last_seq and state.first_seq != 1):
             yield Breach(Kind.FOREIGN, f"the ledger was cut: {state}")
-        for seq in range(len(self.seen) + 1, state.last_seq + 1):
-            request = {"seq": seq}
-            stored = (await admin.api(f"$JS.API.STREAM.MSG.GET.{LEDGER}", request))["message"]
-            subject, payload = stored["subject"], base64.b64decode(stored.get("data", ""))
+        new = await messages(admin, LEDGER, len(self.seen) + 1, state.last_seq)
+        for seq, subject, payload in new:
             self.seen.append((subject, payload))
             try:
                 record = decode_record(payload)
@@ -152,14 +162,8 @@ class Judge:
         state = await admin.stream_state(INGRESS)
         if state.last_seq != max(self.records):
             yield Breach(Kind.LOST, f"{state.last_seq} submissions, {max(self.records)} recorded")
-        for seq in range(max(state.first_seq, 1), state.last_seq + 1):
-            try:
-                answer = await admin.api(f"$JS.API.STREAM.MSG.GET.{INGRESS}", {"seq": seq})
-            except ApiError as error:
-                if error.code == _GONE:  # trimmed meanwhile
-                    continue
-                raise
-            subject = answer["message"]["subject"]
+        first, self.submissions = max(state.first_seq, self.submissions + 1), state.last_seq
+        for seq, subject, _ in await messages(admin, INGRESS, first, state.last_seq):
             if seq not in self.records or self.records[seq].by != submitter(subject):
                 yield Breach(Kind.FORGED, f"submission {seq} on {subject}")
 
@@ -179,7 +183,7 @@ class Judge:
                 found.append(Breach(Kind.FOOLED, f"{name}: no such record, but {receipt}"))
         for name, deliveries in ground.got.items():
             for seq, payload, delivered in deliveries:
-                if seq > len(self.seen) or self.seen[seq - 1][1] != payload:
+                if seq > len(self.seen) or self.seen[seq - 1] != (_TO_WORKER, payload):
                     found.append(Breach(Kind.FOOLED, f"the worker took {payload[:200]!r}"))
                 elif delivered > 1:
                     found.append(Breach(Kind.SETTLED, f"{name} was delivered again"))
@@ -201,6 +205,25 @@ class Judge:
         return []
 
 
+async def messages(
+    admin: Connection, stream: str, first: int, last: int
+) -> list[tuple[int, str, bytes]]:
+    """Sequence, subject and payload of what a stream still holds between two sequences."""
+
+    async def one(seq: int) -> tuple[int, str, bytes] | None:
+        try:
+            answer = await admin.api(f"$JS.API.STREAM.MSG.GET.{stream}", {"seq": seq})
+        except ApiError as error:
+            if error.code == _GONE:
+                return None
+            raise
+        message = answer["message"]
+        return seq, message["subject"], base64.b64decode(message.get("data", ""))
+
+    found = await asyncio.gather(*(one(seq) for seq in range(max(first, 1), last + 1)))
+    return [message for message in found if message]
+
+
 def _heard(attacker: Foe) -> Iterator[Breach]:
     for wire in attacker.wires:
         for heard in wire.heard:
@@ -214,23 +237,23 @@ def _marks(attacker: Foe, marks: Marks, log: str, ours: str) -> Iterator[Breach]
     told = [error for wire in attacker.wires for error in wire.errors]
     for subject in marks.refused:
         if not any(f'Subject "{_escaped(subject)}"' in line for line in refusals):
-            yield Breach(Kind.UNSEEN, f"{subject} is not in the broker's log: {log}")
+            yield Breach(Kind.MARKS, f"{subject} is not in the broker's log: {log}")
         if not told:
-            yield Breach(Kind.UNSEEN, f"{subject} was not refused")
+            yield Breach(Kind.MARKS, f"{subject} was not refused")
     for word in marks.logged:
         if word not in log:
-            yield Breach(Kind.UNSEEN, f"{word!r} is not in the broker's log: {log}")
+            yield Breach(Kind.MARKS, f"{word!r} is not in the broker's log: {log}")
     for word in marks.warned:
         if word not in ours:
-            yield Breach(Kind.UNSEEN, f"{word!r} is not in our log: {ours}")
+            yield Breach(Kind.MARKS, f"{word!r} is not in our log: {ours}")
     answers = " ".join(
         heard.payload.decode(errors="replace") for wire in attacker.wires for heard in wire.heard
     )
     for word in marks.answered:
         if word not in answers:
-            yield Breach(Kind.UNSEEN, f"no answer with {word!r}: {answers}")
+            yield Breach(Kind.MARKS, f"no answer with {word!r}: {answers}")
     if marks == Marks():
-        yield Breach(Kind.UNSEEN, "it leaves no marks")
+        yield Breach(Kind.MARKS, "it leaves no marks")
 
 
 def _escaped(text: str) -> str:

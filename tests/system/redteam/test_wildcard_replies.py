@@ -53,7 +53,7 @@ ATTACKS = [
 
 async def _breaches(folder: Path, attack: Attack, alter: Alter | None = None) -> list[Breach]:
     async with ground(folder, alter=alter) as made:
-        made.patience = 1.5
+        made.patience = 1.0
         judge = Judge(made)
         await judge.start()
         return await judge.breaches(attack)
