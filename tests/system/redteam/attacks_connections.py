@@ -105,6 +105,9 @@ OPERATIONS = {
     "no size": b"PUB in.team.agent\r\n",
     "more words": b"PUB in.team.agent a b c 2\r\n{}",
     "no words": b"PUB\r\n",
+    "unsubscribe nothing": b"UNSUB",
+    "subscribe to nothing": b"SUB",
+    "unsubscribe with words": b"UNSUB a b c",
     "a line without end": b"PUB " + b"x" * 10_000,
     "a payload without its end": b"PUB in.team.agent 2\r\n{}XXPING",
 }

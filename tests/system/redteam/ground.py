@@ -43,7 +43,7 @@ unless { principal.role == "coordinator" };
 """
 CANARY = b"not for your ears"
 _LEASE = 3600.0  # nothing comes back by itself while a test runs
-_PACE_SECONDS = 0.01
+_PACE_SECONDS = 0.005
 _HANDS = 100
 
 Alter = Callable[[dict[str, Any]], None]
@@ -78,6 +78,7 @@ class Ground:
         self._numbers = itertools.count(1)
         self._settling: set[asyncio.Task[None]] = set()
         self._arrived: dict[str, asyncio.Event] = {}
+        self._turn = asyncio.Event()
 
     async def start(self) -> None:
         """Connect the others; the worker takes what it will hold."""
@@ -107,7 +108,9 @@ class Ground:
         try:
             yield
             goal = self.rounds + 2  # the round that is under way proves nothing
-            await until(lambda: self.rounds >= goal or bool(self.trouble), seconds=60)
+            while self.rounds < goal and not self.trouble:
+                self._turn.clear()
+                await self._turn.wait()
         finally:
             stop.set()
             await working
@@ -119,6 +122,7 @@ class Ground:
                     await self._round()
             except TimeoutError:
                 self.trouble.append("a round took too long")
+            self._turn.set()
             await asyncio.sleep(_PACE_SECONDS)  # a pace, so that the ledger stays small
 
     async def _round(self) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from support import AGENT, OTHER, PUBLISHER, until
+from support import ADMIN, AGENT, OTHER, PUBLISHER, until
 from support.broker import LIMITS
 from tidegate_bus.topology import Limits
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import NoReceipt
+from tidegate_schemas.record import Receipt
 
-from .attack import INBOX, OWN, event
-from .ground import POLICIES, bare
+from .attack import INBOX, NOW, OWN, PULL, event
+from .ground import POLICIES, Ground, bare, foe
 from .wire import Wire, frame
 
 BACKLOG = 50
@@ -125,3 +127,53 @@ async def test_others_are_served_during_a_flood(tmp_path: Path) -> None:
     assert by.count("team.agent") == 3_000
     assert [record.ingress.seq for record in records] == list(range(1, len(records) + 1))
     assert all(receipt.verdict == "allow" for receipt in receipts)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="the broker notes where each answer goes, and keeps the note for twice PULL_SECONDS",
+)
+async def test_requests_without_end_cost_the_broker_nothing_that_lasts(tmp_path: Path) -> None:
+    """KNOWN DEFECT: each pull costs a kilobyte for two minutes, the connection closed or not."""
+    async with bare(tmp_path) as broker:
+        async with foe(Ground(broker, await broker.connect(ADMIN))) as attacker:
+            before = attacker.server_bytes()
+            for part in range(20):
+                inboxes = [f"_INBOX_team_agent.{part}.{number}" for number in range(5_000)]
+                await attacker.wire.say(*(frame(PULL, NOW, inbox) for inbox in inboxes))
+        grown = attacker.server_bytes() - before
+
+    assert grown < 30 * _MiB
+
+
+@pytest.mark.xfail(
+    strict=True, raises=KeyError, reason="two envelopes of a publisher share a sequence"
+)
+async def test_acceptances_that_are_made_up_cost_no_receipt(tmp_path: Path) -> None:
+    """KNOWN DEFECT: whoever knows a publisher's secret inbox can make its `publish` fail.
+
+    The broker answers a repeated `Nats-Msg-Id` with the sequence of the first submission.
+    """
+    same = b"NATS/1.0\r\nNats-Msg-Id: same\r\n\r\n"
+
+    def remembers(config: dict[str, Any]) -> None:
+        config["duplicate_window"] = 10 * 10**9  # 0.1 s is enough, but not for a slow machine
+
+    async with bare(tmp_path, alter_stream=remembers) as broker:
+        made = Ground(broker, await broker.connect(ADMIN))
+        made.other = await broker.publisher(OTHER)
+        inboxes: list[str] = []
+        publishing: list[asyncio.Task[Receipt]] = []
+        for number in range(2):
+            inboxes.append(made.publisher_inbox)
+            envelope = Envelope.new("noise", id=f"o{number}")
+            publishing.append(asyncio.create_task(made.other.publish(envelope)))
+            await until(lambda inbox=inboxes[-1]: made.publisher_inbox != inbox)
+        async with foe(made) as attacker:
+            for inbox in inboxes:
+                await attacker.wire.publish(OWN, event("same"), inbox, same)
+            async with broker.gateway(POLICIES):
+                receipts = await asyncio.gather(*publishing)
+
+    assert [receipt.verdict for receipt in receipts] == ["allow", "allow"]
