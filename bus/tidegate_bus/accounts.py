@@ -1,9 +1,15 @@
 """The broker's configuration: accounts, users, permissions, exports and imports.
 
-Streams live in the account BUS, everybody who submits or receives in the account AGENTS. In one
-shared account a sender could aim the reply of a publish at a stream and write past the gateway:
-the broker checks what a client publishes on, not where it asks for the answer. Across accounts
-such a reply stays in AGENTS and reaches no stream.
+Streams live in the account BUS, everybody who submits or receives in another one. In one shared
+account a sender could aim the reply of a publish at a stream and write past the gateway: the broker
+checks what a client publishes on, not where it asks for the answer. Across accounts such a reply
+stays in the sender's account and reaches no stream.
+
+And everybody has an account of their own, named as they are, with nothing in it but themselves and
+the imports that are theirs. So an answer can be aimed at nobody else's inbox either. (In one account
+for all, a publish with the reply `>` makes nats-server 2.15 forget where all others of the account
+wait for answers, and their deliveries are dropped until they ask anew.) Operator mode has one
+account for all, AGENTS, because there an account is a token that has to be pushed.
 """
 
 from __future__ import annotations
@@ -42,8 +48,10 @@ REGISTRAR = Principal(BUILT_IN_TEAM, "registrar")
 WARDEN = Principal(BUILT_IN_TEAM, "warden")
 PROBE = Principal(BUILT_IN_TEAM, "probe")
 
+TOGETHER = "AGENTS"
+"""The account of all who submit or receive, where they have none of their own."""
+
 _ACCOUNTS = {Role.GATEWAY: "BUS", Role.REGISTRAR: "BUS", Role.WARDEN: "SYS"}
-"""Of the other roles it is AGENTS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +64,8 @@ class Identity:
 
 
 def account(role: Role) -> str:
-    """The account in which a role's principals live."""
-    return _ACCOUNTS.get(role, "AGENTS")
+    """The account of a role's principals where they have none of their own."""
+    return _ACCOUNTS.get(role, TOGETHER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +147,7 @@ def configuration(
     port: int = -1,
     tls: dict[str, Any] | None = None,
     partition: int = 0,
+    together: bool = False,
 ) -> str:
     """The text of a nats-server configuration file (JSON, which that format contains).
 
@@ -150,20 +159,8 @@ def configuration(
         port: where to listen; -1 takes a free one.
         tls: the block of that name, where clients must speak TLS.
         partition: number in the names of the streams.
+        together: one account for all who submit or receive, instead of one for each.
     """
-    users: dict[str, list[dict[str, Any]]] = {"SYS": [], "BUS": [], "AGENTS": []}
-    for identity in identities:
-        allowed = permissions(identity.principal, identity.role, partition)
-        users[account(identity.role)].append(
-            {
-                "nkey": identity.public_key,
-                "permissions": {
-                    "publish": {"allow": list(allowed.publish)},
-                    "subscribe": {"allow": list(allowed.subscribe)},
-                },
-            }
-        )
-    services, streams = _services(partition), (subjects.RECEIPT_SUBJECTS, subjects.TAIL_SUBJECTS)
     document = {
         "server_name": "tidegate",
         "listen": f"{host}:{port}",
@@ -180,31 +177,58 @@ def configuration(
         },
         "feature_flags": {"js_ack_fc_v2": False},  # the ack subjects above are of the first form
         "system_account": "SYS",
-        "accounts": {
-            "SYS": {"users": users["SYS"]},
-            "BUS": {
-                "jetstream": "enabled",
-                "users": users["BUS"],
-                "exports": [
-                    *({"service": s, **extra, "accounts": ["AGENTS"]} for s, extra in services),
-                    *({"stream": s, "accounts": ["AGENTS"]} for s in streams),
-                ],
-            },
-            "AGENTS": {
-                "users": users["AGENTS"],
-                "imports": [
-                    *({"service": {"account": "BUS", "subject": s}} for s, _ in services),
-                    *({"stream": {"account": "BUS", "subject": s}} for s in streams),
-                ],
-            },
-        },
+        "accounts": _accounts(identities, partition, together),
     }
     # Not with ensure_ascii: the broker's parser does not know escapes like \\u00e9 in a path.
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
+def _accounts(identities: Iterable[Identity], partition: int, together: bool) -> dict[str, Any]:
+    services, streams = _services(partition), (subjects.RECEIPT_SUBJECTS, subjects.TAIL_SUBJECTS)
+    # Without such a list everybody may import: there are no other accounts than these.
+    whom = {"accounts": [TOGETHER]} if together else {}
+    found: dict[str, Any] = {
+        "SYS": {"users": []},
+        "BUS": {
+            "jetstream": "enabled",
+            "users": [],
+            "exports": [
+                *({"service": s, **extra, **whom} for s, extra in services),
+                *({"stream": s, **whom} for s in streams),
+            ],
+        },
+    }
+    if together:
+        found[TOGETHER] = {"users": [], "imports": _imports([s for s, _ in services], streams)}
+    for identity in identities:
+        who, role = identity.principal, identity.role
+        allowed = permissions(who, role, partition)
+        name = account(role) if together else _ACCOUNTS.get(role, str(who))
+        if name not in found:
+            heard = [s for s in allowed.subscribe if not s.startswith(subjects.inbox(who))]
+            found[name] = {"users": [], "imports": _imports(allowed.publish, heard)}
+        found[name]["users"].append(
+            {
+                "nkey": identity.public_key,
+                "permissions": {
+                    "publish": {"allow": list(allowed.publish)},
+                    "subscribe": {"allow": list(allowed.subscribe)},
+                },
+            }
+        )
+    return found
+
+
+def _imports(services: Iterable[str], streams: Iterable[str]) -> list[dict[str, Any]]:
+    """What an account gets from BUS: what its users may ask and hear, and nothing else."""
+    return [
+        *({"service": {"account": "BUS", "subject": s}} for s in services),
+        *({"stream": {"account": "BUS", "subject": s}} for s in streams),
+    ]
+
+
 def _services(partition: int) -> list[tuple[str, dict[str, Any]]]:
-    """What AGENTS may ask of BUS, per-user permissions on top.
+    """What may be asked of BUS, per-user permissions on top.
 
     Not the info API: across accounts the broker answers it with 10039, JetStream not enabled.
     """

@@ -305,7 +305,7 @@ class Authority:
         """The token of an account: what `accounts.configuration` says of it, translated."""
         everybody = [Identity(_STAND_IN, role, role.value) for role in Role]
         text = accounts.configuration(
-            everybody, store=_NOWHERE, store_bytes=0, partition=self._partition
+            everybody, store=_NOWHERE, store_bytes=0, partition=self._partition, together=True
         )
         static: dict[str, Any] = json.loads(text)["accounts"][name]
         unknown = static.keys() - {"users", "exports", "imports", "jetstream"}

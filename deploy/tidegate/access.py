@@ -67,6 +67,7 @@ class Listed:
         self._project = project
         self._reload = reload
         self._stale = False  # whether the broker has not taken in what is written
+        self._accounts: set[Principal] = set()
 
     def write(self, wanted: Wanted, port: int, tls: dict[str, Any] | None) -> bool:
         """See `Access`."""
@@ -84,10 +85,13 @@ class Listed:
 
     async def admit(self, wanted: Wanted, port: int, tls: dict[str, Any] | None) -> None:
         """See `Access`."""
+        before, now = self._accounts, {user.principal for user in wanted.users()}
         self._stale |= self.write(wanted, port, tls)
         if self._stale:
             await self._reload()
-            self._stale = False
+            if not now <= before:  # the imports of a new account are dead until the next one
+                await self._reload()
+            self._stale, self._accounts = False, now
             RELOADS.inc()
 
 

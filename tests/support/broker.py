@@ -47,7 +47,7 @@ PUBLISHER = Principal("outside", "source")
 ADMIN = Principal("test", "admin")
 """May do everything in the account BUS. No product configuration has such a user."""
 INTRUDER = Principal("test", "intruder")
-"""May do everything in the account AGENTS, which is more than any agent may."""
+"""May ask and hear whatever any agent may, in an account that the product does not have."""
 CAPABILITY = "work.do"
 TOPIC = "thing.happened"
 
@@ -196,32 +196,53 @@ class Broker:
         await self._server.stop()
 
 
-def configure(folder: Path, keyring: Keyring, port: int = -1) -> Path:
-    """Write the product's configuration, and the two users of the tests into it."""
+def configure(folder: Path, keyring: Keyring, port: int = -1, *, together: bool = False) -> Path:
+    """Write the product's configuration, and the two users of the tests into it.
+
+    With `together` everybody is in the account of the intruder, as in operator mode.
+    """
     identities = [Identity(who, role, keyring.ensure(who)) for who, role in ROLES.items()]
     if IN_CONTAINER:
         from .container import EVERYWHERE, PORT, STORE
 
-        text = configuration(identities, store=STORE, store_bytes=2**32, host=EVERYWHERE, port=PORT)
+        text = configuration(
+            identities,
+            store=STORE,
+            store_bytes=2**32,
+            host=EVERYWHERE,
+            port=PORT,
+            together=together,
+        )
     else:
         store = folder / "jetstream"
-        text = configuration(identities, store=store, store_bytes=2**32, port=port)
+        text = configuration(
+            identities, store=store, store_bytes=2**32, port=port, together=together
+        )
     document = json.loads(text)
-    for account, who in (("BUS", ADMIN), ("AGENTS", INTRUDER)):
-        document["accounts"][account]["users"].append({"nkey": keyring.ensure(who)})
+    document["accounts"]["BUS"]["users"].append({"nkey": keyring.ensure(ADMIN)})
+    intruders = document["accounts"].setdefault("AGENTS", {"users": [], "imports": []})
+    intruders["users"].append({"nkey": keyring.ensure(INTRUDER)})
+    if not together:
+        for export in document["accounts"]["BUS"]["exports"]:
+            kind = "service" if "service" in export else "stream"
+            intruders["imports"].append({kind: {"account": "BUS", "subject": export[kind]}})
     file = folder / "nats.conf"
     file.write_text(json.dumps(document, ensure_ascii=False))
     return file
 
 
 @contextlib.asynccontextmanager
-async def running_broker(folder: Path, *, streams: bool = True) -> AsyncGenerator[Broker]:
+async def running_broker(
+    folder: Path, *, streams: bool = True, together: bool = False
+) -> AsyncGenerator[Broker]:
     """A broker with its store in `folder`; with `streams`, the topology is there already.
+
+    For `together` see `configure`.
 
     It is the nats-server of the wheel, or with `TIDEGATE_TEST_SERVER=docker` a container.
     """
     keyring = Keyring(folder / "keys")
-    file = configure(folder, keyring)
+    file = configure(folder, keyring, together=together)
     server: Server | ContainerServer
     if IN_CONTAINER:
         from .container import ContainerServer
