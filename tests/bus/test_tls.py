@@ -238,6 +238,23 @@ async def test_a_client_without_tls_is_told_what_the_broker_wants(either: Secure
         await either.attempt(None, url)
 
 
+async def test_giving_up_ends_also_in_the_midst_of_a_handshake(
+    either: SecureBroker, other: Path
+) -> None:
+    """Whenever the time is over, nothing is tried again after it."""
+    seed = either.keyring.seed(ADMIN)
+    async with asyncio.timeout(20.0):
+        ends = await asyncio.gather(
+            *(
+                connect(either.url, ADMIN, seed, tls=other, timeout=0.1 + number / 200)
+                for number in range(60)
+            ),
+            return_exceptions=True,
+        )
+
+    assert {type(end) for end in ends} == {NotConnected}
+
+
 @contextlib.asynccontextmanager
 async def impostor(**says: Any) -> AsyncGenerator[tuple[int, list[bytes]]]:
     """Somebody who answers in place of the broker; its port, and what each client sent it."""
