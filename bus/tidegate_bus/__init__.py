@@ -8,6 +8,8 @@
     lifeline    children that end with us          telemetry    logs, /metrics, /healthz
     client      nats-py, mended                    tasks        ending them
     tls         certificates for both sides        authority    making them, for development
+    warden      connections beyond their limit     roll         who is connected
+    monitoring  what the broker says of clients
 
 Nothing here decides anything: that is the policy floor.
 """
