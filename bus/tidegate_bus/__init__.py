@@ -9,7 +9,8 @@
     client      nats-py, mended                    tasks        ending them
     tls         certificates for both sides        authority    making them, for development
     warden      connections beyond their limit     roll         who is connected
-    monitoring  what the broker says of clients
+    monitoring  what the broker says of clients    incidents    a line of its log, read
+    broker_log  its log, followed
 
 Nothing here decides anything: that is the policy floor.
 """
