@@ -50,3 +50,12 @@ DEADLETTER = "tidegate.deadletter"
 
 The worker has used up its own attempts. Carries the same attributes as a result.
 """
+
+PROBED = "bus.probed"
+"""Event, by the probe. Data: `nonce`, and `attempts`: `{"name", "through"}` of the ways past the
+gateway that it has just tried; `through` is true, false, or null where nothing is proven.
+"""
+
+BYPASSED = "bus.bypassed"
+"""Event, by the probe: an alarm. Data: `nonce`, and `attempts`: names of those that went through.
+"""
