@@ -59,21 +59,22 @@ class What(StrEnum):
     """An error of a client that no other word fits."""
 
 
-_STARTS = (
-    ("Publish Violation - Subject ", What.PUBLISH),
-    ("Publish Violation - Reply ", What.REPLY),
-    ("Subscription Violation", What.SUBSCRIBE),
-    ("authentication error", What.LOGIN),
-    ("maximum payload exceeded", What.PAYLOAD),
-    ("maximum subscriptions exceeded", What.SUBSCRIPTIONS),
-    ("maximum connections exceeded", What.CONNECTIONS),
-    ("maximum account active connections exceeded", What.CONNECTIONS),
-    ("Slow Consumer Detected", What.SLOW_CONSUMER),
-    ("TLS handshake error", What.TLS),
-    ("maximum control line exceeded", What.PROTOCOL),
-    ("Client parser ERROR", What.PROTOCOL),
-    ("process", What.PROTOCOL),
-)
+_STARTS = {
+    "Publish Violation - Subject ": What.PUBLISH,
+    "Publish Violation - Reply ": What.REPLY,
+    "Subscription Violation": What.SUBSCRIBE,
+    "authentication error": What.LOGIN,
+    "maximum payload exceeded": What.PAYLOAD,
+    "maximum subscriptions exceeded": What.SUBSCRIPTIONS,
+    "maximum connections exceeded": What.CONNECTIONS,
+    "maximum account active connections exceeded": What.CONNECTIONS,
+    "Slow Consumer Detected": What.SLOW_CONSUMER,
+    "TLS handshake error": What.TLS,
+    "maximum control line exceeded": What.PROTOCOL,
+    "Client parser ERROR": What.PROTOCOL,
+    "process": What.PROTOCOL,
+}
+_START = re.compile("|".join(_STARTS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,8 @@ def parse(line: bytes) -> Incident | None:
     if not found:
         return None
     text = found["what"]
-    what = next((w for start, w in _STARTS if text.startswith(start)), What.OTHER)
+    start = _START.match(text)
+    what = _STARTS[start[0]] if start else What.OTHER
     if found["level"] != "ERR" and what is not What.SLOW_CONSUMER:
         return None
     strings = [clean(quoted[1:-1]) for quoted in _STRING.findall(found["strings"])]
@@ -128,5 +130,7 @@ def parse(line: bytes) -> Incident | None:
 
 def clean(text: str) -> str:
     """A text without characters that do something to whoever looks at it, and of bounded length."""
-    shown = "".join(c if c.isprintable() else "?" for c in text[: _LONGEST + 1])
-    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
+    shown = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    if shown.isprintable():
+        return shown
+    return "".join(c if c.isprintable() else "?" for c in shown)

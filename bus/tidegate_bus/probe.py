@@ -150,17 +150,24 @@ async def _try_login(
 
 async def _try_bypasses(this: _Round) -> None:
     wire: Wire | None = None
+    away = ""
     try:
         for bypass in bypasses(this.victim, this.nonce, this.partition):
+            over = False
             try:
-                async with asyncio.timeout(this.timeout):
-                    wire = wire or await _logged_in(this)
-                    answer = await wire.say(*bypass.lines)
-                this.found.append(bypass.judge(answer))
-                over = not answer.done
+                if wire is None and not away:
+                    wire = await _logged_in(this)
+                if wire:
+                    async with asyncio.timeout(this.timeout):
+                        answer = await wire.say(*bypass.lines)
+                    over = not answer.done
+                    this.found.append(bypass.judge(answer))
+                else:
+                    this.found.append(Attempt(bypass.name, None, away))
             except _TROUBLE as error:
-                this.found.append(Attempt(bypass.name, None, _words(error)))
+                away = "" if wire else _words(error)  # who cannot log in need not try again
                 over = True
+                this.found.append(Attempt(bypass.name, None, _words(error)))
             if wire and over:
                 await wire.close()
                 wire = None
@@ -170,12 +177,13 @@ async def _try_bypasses(this: _Round) -> None:
 
 
 async def _logged_in(this: _Round) -> Wire:
-    wire = await Wire.dial(this.url, this.tls)
-    answer = await wire.connect(wire.login(this.credentials))
-    if not answer.done:
-        await wire.close()
-        raise Unavailable(f"the broker does not know {PROBE}: {'; '.join(answer.errors)}")
-    return wire
+    async with asyncio.timeout(this.timeout), contextlib.AsyncExitStack() as stack:
+        wire = await stack.enter_async_context(await Wire.dial(this.url, this.tls))
+        answer = await wire.connect(wire.login(this.credentials))
+        if not answer.done:
+            raise Unavailable(f"the broker does not know {PROBE}: {'; '.join(answer.errors)}")
+        stack.pop_all()  # it is the caller's to close
+        return wire
 
 
 async def _try_injection(this: _Round) -> int:

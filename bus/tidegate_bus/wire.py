@@ -74,11 +74,11 @@ class Wire:
             parts.hostname, parts.port or 4222, limit=_LINE_BYTES
         )
         try:
-            line = await reader.readline()
             try:
+                line = await reader.readline()
                 info = msgspec.json.decode(line.removeprefix(b"INFO "), type=dict[str, Any])
-            except msgspec.MsgspecError:
-                raise Unavailable(f"{url}: no broker, it says {line[:80]!r}") from None
+            except (ValueError, msgspec.MsgspecError):
+                raise Unavailable(f"{url}: what listens there is no broker") from None
             if not clear and (tls or info.get("tls_required")):
                 if tls is None:
                     raise Unavailable(f"{url}: the broker asks for TLS")

@@ -27,6 +27,7 @@ from tidegate_bus.prober import Prober
 from tidegate_bus.server import Server
 from tidegate_bus.topology import Subscription
 from tidegate_policy.bundle import Member
+from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.record import Record
 from tidegate_schemas.vocabulary import BYPASSED, PROBED
 
@@ -162,7 +163,10 @@ async def test_each_defence_that_is_removed_is_found_out(
 
 @pytest.mark.parametrize("together", [False, True], ids=["two accounts", "one account"])
 async def test_what_goes_through_does_no_harm(tmp_path: Path, together: bool) -> None:
-    """Streams, consumers and ledger are as they were, but for records in the probe's own names."""
+    """Streams, consumers and ledger are as they were, but for records in the probe's own names.
+
+    The victim goes on hearing of what it publishes.
+    """
 
     def both(document: dict[str, Any], key: str) -> None:
         unlimited("publish")(document, key)
@@ -172,8 +176,11 @@ async def test_what_goes_through_does_no_harm(tmp_path: Path, together: bool) ->
     async with mutated(tmp_path, both) as bus:
         probing = await prober(bus)
         async with bus.gateway():
+            victim = await bus.publisher(AGENT)
+            await victim.publish(Envelope.new("before"))
             report = await probing.once()
             again = await probing.once()
+            await victim.publish(Envelope.new("after"))
         records = await bus.records()
         admin = await bus.connect(ADMIN)
         streams = await admin.api("$JS.API.STREAM.NAMES")
@@ -183,7 +190,8 @@ async def test_what_goes_through_does_no_harm(tmp_path: Path, together: bool) ->
     assert again.through == report.through
     assert sorted(streams["streams"]) == ["INGRESS_0", "LEDGER_0"]
     assert consumers["consumers"] == ["team_agent"]
-    assert all(record.by.startswith(str(PROBE)) for record in records)
+    others = [record.to for record in records if not record.by.startswith(str(PROBE))]
+    assert others == ["before", "after"]
     assert [record.seq for record in records] == list(range(1, len(records) + 1))
 
 
@@ -214,6 +222,17 @@ async def test_where_no_broker_is_nothing_is_proven(broker: Broker) -> None:
 
     assert {attempt.through for attempt in report.attempts} == {None}
     assert report.inconclusive == tuple(attempt.name for attempt in report.attempts)
+
+
+async def test_a_broker_that_stands_still_does_not_hold_up_the_probe(broker: Broker) -> None:
+    """Whatever it has been asked; nothing is proven."""
+    credentials = Credentials.of(broker.keyring.path(PROBE))
+    reader = await broker.reader()
+    async with broker.paused(), asyncio.timeout(5):
+        report = await probe(broker.url, credentials, victim=AGENT, reader=reader, timeout=0.1)
+
+    assert {attempt.through for attempt in report.attempts} == {None}
+    assert len(report.attempts) == 22
 
 
 async def test_a_probe_that_the_broker_does_not_know_proves_nothing(broker: Broker) -> None:

@@ -228,6 +228,25 @@ async def test_what_was_there_before_the_warden_is_cut_too(broker: Broker, login
             assert await raw.say() == []
 
 
+async def test_a_picture_misses_nobody_while_others_come_and_go(
+    broker: Broker, login: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who leaves makes the others move up by a place, perhaps out of the next page."""
+    monkeypatch.setattr("tidegate_bus.warden._PAGE", 3)
+    passing = [await login(broker, OTHER) for _ in range(60)]
+    for _ in range(20):
+        await login(broker, AGENT)
+        passing.append(await login(broker, OTHER))
+    async with warden(await broker.connect(WARDEN), known(broker), limit=100) as watching:
+        for raw in passing:
+            watching.look()
+            await raw.close()
+            await asyncio.sleep(0)
+        await until(lambda: metric("tidegate_broker_connections", principal="team.other") == 0)
+
+        assert metric("tidegate_broker_connections", principal="team.agent") == 20
+
+
 async def test_after_a_restart_of_the_broker_the_warden_knows_it_anew(
     broker: Broker, login: Opened
 ) -> None:
