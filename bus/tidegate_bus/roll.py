@@ -47,30 +47,33 @@ class Roll:
         self._spared = spared
         self._owners: dict[int, Owner] = {}
         self._cids: dict[Owner, set[int]] = {}
-        self._crowded: set[Owner] = set()
-        self._cut: set[int] = set()
+        self._kept: dict[Owner, set[int]] = {}
+        """Those that are not to be cut: never more than the limit, so a flood costs no more."""
+        self._due: list[int] = []
 
     def add(self, cid: int, key: str) -> None:
         """A connection was made with this key. The broker numbers them in order."""
         self.remove(cid)
         owner: Owner = self._principals.get(key, key)
         self._owners[cid] = owner
-        cids = self._cids.setdefault(owner, set())
-        cids.add(cid)
-        if len(cids) > self._limit:
-            self._crowded.add(owner)
+        self._cids.setdefault(owner, set()).add(cid)
+        if owner not in self._spared:
+            kept = self._kept.setdefault(owner, set())
+            kept.add(cid)
+            if len(kept) > self._limit:
+                newest = max(kept)
+                kept.remove(newest)
+                self._due.append(newest)
 
     def remove(self, cid: int) -> Owner | None:
         """A connection has ended; whose it was, None for one that never was on the roll."""
         owner = self._owners.pop(cid, None)
         if owner is not None:
-            cids = self._cids[owner]
-            cids.remove(cid)
-            if not cids:
-                del self._cids[owner]
-            if len(cids) <= self._limit:
-                self._crowded.discard(owner)
-            self._cut.discard(cid)
+            for sets in (self._cids, self._kept):
+                cids = sets.get(owner, set())
+                cids.discard(cid)
+                if not cids:
+                    sets.pop(owner, None)
         return owner
 
     def replace(self, keys: Mapping[int, str]) -> None:
@@ -78,28 +81,20 @@ class Roll:
 
         What should be cut and is still there is to be cut again.
         """
-        self._owners.clear()
-        self._cids.clear()
-        self._crowded.clear()
-        self._cut.clear()
+        for known in (self._owners, self._cids, self._kept, self._due):
+            known.clear()
         for cid, key in keys.items():
             self.add(cid, key)
 
     def excess(self) -> list[tuple[int, Owner]]:
         """Which connections to cut, and whose they are: the newest, each named once."""
-        found = [
-            (cid, owner)
-            for owner in self._crowded
-            if owner not in self._spared
-            for cid in sorted(self._cids[owner])[self._limit :]
-            if cid not in self._cut
-        ]
-        self._cut.update(cid for cid, _ in found)
-        return found
+        due = [(cid, self._owners[cid]) for cid in self._due if cid in self._owners]
+        self._due.clear()
+        return due
 
     def crowded(self) -> list[Principal]:
         """Who has too many, but is spared."""
-        return [o for o in self._crowded if isinstance(o, Principal) and o in self._spared]
+        return [who for who in self._spared if len(self._cids.get(who, ())) > self._limit]
 
     def owner(self, cid: int) -> Owner | None:
         """Whose a connection is."""

@@ -14,6 +14,8 @@ from typing import Any
 
 import nkeys
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
@@ -82,6 +84,30 @@ def test_nothing_is_cut_twice_unless_it_is_still_there_in_the_next_picture() -> 
     assert roll.excess() == []
     roll.replace({1: "UA", 2: "UA"})
     assert roll.excess() == [(2, AGENT)]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 12), st.sampled_from("ab")), max_size=60))
+def test_whatever_comes_and_goes_nobody_keeps_more_than_its_share(
+    steps: list[tuple[bool, int, str]],
+) -> None:
+    """And what is cut is newer than all that its owner keeps."""
+    roll = Roll({}, limit=3)
+    there: dict[int, str] = {}
+    for comes, cid, key in steps:
+        if comes:
+            there[cid] = key
+            roll.add(cid, key)
+        else:
+            there.pop(cid, None)
+            roll.remove(cid)
+        for cut_one, owner in roll.excess():
+            assert there.pop(cut_one) == owner
+            kept = [c for c, k in there.items() if k == owner]
+            assert len(kept) == 3
+            assert max(kept) < cut_one
+            roll.remove(cut_one)
+        assert max(roll.counts().values(), default=0) <= 6
+    assert roll.counts().total() == len(there)
 
 
 def test_who_has_gone_makes_room() -> None:
