@@ -6,7 +6,6 @@ import asyncio
 import base64
 import contextlib
 import json
-import subprocess
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from prometheus_client import REGISTRY
 
 from support import AGENT, INTRUDER, OTHER, Raw, until
 from support.broker import configure
-from tidegate_bus import broker_log
+from tidegate_bus import authority, broker_log, tls
 from tidegate_bus.accounts import MAX_PAYLOAD, MAX_SUBSCRIPTIONS
 from tidegate_bus.broker_log import BrokerLog, Tail, Told
 from tidegate_bus.incidents import Incident, What, parse
@@ -429,21 +428,10 @@ async def test_nobody_makes_an_incident_of_another_with_what_it_may_choose(rig: 
 
 async def test_a_client_that_fails_at_tls_is_told_of(tmp_path: Path) -> None:
     """Of nobody. One that speaks in clear text is cut without a word in the log."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    made = await asyncio.to_thread(
-        subprocess.run,
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-            *("-nodes", "-subj", "/CN=localhost", "-days", "2"),
-            *("-keyout", str(key), "-out", str(certificate)),
-        ],
-        capture_output=True,
-        check=False,
-    )
-    assert made.returncode == 0, made.stderr
+    authority.create(tmp_path / "tls")
     path = tmp_path / "nats.conf"
-    tls = {"cert_file": str(certificate), "key_file": str(key)}
-    path.write_text(json.dumps({"listen": "127.0.0.1:-1", "tls": tls}))
+    block = tls.server_block(tmp_path / "tls", mutual=False)
+    path.write_text(json.dumps({"listen": "127.0.0.1:-1", "tls": block}))
     async with await Server.start(path, tmp_path / "server.log") as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         await reader.readline()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import ssl
-import subprocess
+import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,19 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from support import ADMIN, AGENT, CAPABILITY, OPERATOR, Broker, until
+from support import ADMIN, AGENT, CAPABILITY, Broker, until
 from support.broker import ROSTER, configure
+from tidegate_bus import authority, tls
 from tidegate_bus.accounts import PROBE
-from tidegate_bus.connection import connect
 from tidegate_bus.credentials import Credentials
 from tidegate_bus.keyring import Keyring, new_seed
-from tidegate_bus.ledger import LedgerReader
+from tidegate_bus.operator_mode import AccountLimits, Authority
 from tidegate_bus.probe import Report, probe
 from tidegate_bus.prober import Prober
 from tidegate_bus.server import Server
 from tidegate_bus.topology import Subscription
-from tidegate_policy.bundle import Member
 from tidegate_schemas.envelope import Envelope
+from tidegate_schemas.identity import Role
 from tidegate_schemas.record import Record
 from tidegate_schemas.vocabulary import BYPASSED, PROBED
 
@@ -98,7 +97,7 @@ def open_door(document: dict[str, Any], key: str) -> None:
 async def test_on_the_configuration_of_the_product_everything_is_refused(broker: Broker) -> None:
     """By the broker's own words, and the ledger has the one record of the round."""
     probing = await prober(broker)
-    async with broker.gateway(roster=[*ROSTER, Member(str(PROBE), "publisher")]):
+    async with broker.gateway():
         report = await probing.once()
 
     assert [a for a in report.attempts if a.through is not False] == []
@@ -117,7 +116,7 @@ async def test_a_probe_that_policy_knows_nothing_of_leaves_a_record_all_the_same
 ) -> None:
     """A denial is a record."""
     probing = await prober(broker)
-    async with broker.gateway():
+    async with broker.gateway(roster=[r for r in ROSTER if r.principal != str(PROBE)]):
         report = await probing.once()
 
     assert report.through == report.inconclusive == ()
@@ -148,7 +147,7 @@ async def test_each_defence_that_is_removed_is_found_out(
     """The attempts that it held off go through, the gauge says so, and the ledger."""
     async with mutated(tmp_path, mutate) as broker:
         probing = await prober(broker)
-        async with broker.gateway(roster=[*ROSTER, Member(str(PROBE), "publisher")]):
+        async with broker.gateway():
             with capture_logs() as logs:
                 report = await probing.once()
         records = await broker.records()
@@ -271,34 +270,31 @@ async def test_a_prober_goes_on_whatever_happens(broker: Broker) -> None:
 @pytest.mark.parametrize("optional", [False, True], ids=["required", "optional"])
 async def test_with_tls_clear_text_is_tried_too(tmp_path: Path, optional: bool) -> None:
     """And found out where the broker takes both."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    made = await asyncio.to_thread(
-        subprocess.run,
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-            *("-nodes", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-days", "2", "-keyout", str(key), "-out", str(certificate)),
-        ],
-        capture_output=True,
-        check=False,
-    )
-    assert made.returncode == 0, made.stderr
+    authority.create(tmp_path / "tls")
     keyring = Keyring(tmp_path / "keys")
     path = configure(tmp_path, keyring)
     document = json.loads(path.read_text())
-    document["tls"] = {"cert_file": str(certificate), "key_file": str(key)}
+    document["tls"] = tls.server_block(tmp_path / "tls", mutual=True)
     document["allow_non_tls"] = optional
     path.write_text(json.dumps(document))
-    trust = ssl.create_default_context(cafile=str(certificate))
-    async with (
-        await Server.start(path, tmp_path / "server.log") as server,
-        await connect(server.url, OPERATOR, keyring.seed(OPERATOR), tls=trust) as operator,
-    ):
+    trust = tls.client_context(tmp_path / "tls")
+    async with await Server.start(path, tmp_path / "server.log") as server:
         credentials = Credentials.of(keyring.path(PROBE))
-        reader = LedgerReader(operator)
-        report = await probe(
-            server.url, credentials, victim=AGENT, reader=reader, tls=trust, timeout=1.0
-        )
+        report = await probe(server.url, credentials, victim=AGENT, reader=None, tls=trust)
 
     assert report.through == (("clear-text",) if optional else ())
+    assert set(report.inconclusive) == INJECTION  # there are no streams
+
+
+async def test_in_operator_mode_everything_is_refused_too(tmp_path: Path) -> None:
+    """A token without its seed opens nothing, nor does a key without a token."""
+    now = time.time_ns()
+    operator = Authority.open(tmp_path / "authority", AccountLimits(2**30), now=now)
+    path = tmp_path / "nats.conf"
+    path.write_text(operator.configuration(store=tmp_path / "jetstream"))
+    credentials = operator.credentials(PROBE, Role.PROBE, now=now)
+    async with await Server.start(path, tmp_path / "server.log") as server:
+        report = await probe(server.url, credentials, victim=AGENT, reader=None)
+
+    assert report.through == ()
     assert set(report.inconclusive) == INJECTION  # there are no streams

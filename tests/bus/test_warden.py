@@ -6,13 +6,11 @@ import asyncio
 import base64
 import contextlib
 import json
-import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
-import nkeys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,15 +18,18 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from support import AGENT, OTHER, Broker, Raw, until
-from tidegate_bus.accounts import GATEWAY, WARDEN, permissions
+from tidegate_bus import jwt
+from tidegate_bus.accounts import GATEWAY, WARDEN
+from tidegate_bus.broker_log import BrokerLog, Told
 from tidegate_bus.connection import Connection, connect
 from tidegate_bus.credentials import Credentials
-from tidegate_bus.keyring import new_seed
 from tidegate_bus.monitoring import proven_key
+from tidegate_bus.operator_mode import AccountLimits, Authority
 from tidegate_bus.roll import Roll
 from tidegate_bus.server import Server
 from tidegate_bus.telemetry import Health
 from tidegate_bus.warden import Warden
+from tidegate_bus.wire import Wire
 from tidegate_schemas.errors import Unavailable
 from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal
@@ -357,97 +358,54 @@ async def test_a_warden_whose_connection_is_closed_says_so(broker: Broker) -> No
 # In operator mode
 
 
-def text(raw: bytes) -> str:
-    """As JWTs write bytes."""
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+async def ended(wire: Wire) -> bool:
+    """Whether the broker ends a connection soon."""
+    async with asyncio.timeout(5):
+        with contextlib.suppress(Unavailable, OSError):
+            await wire.hear()
+    return True
 
 
-def pair(prefix: int) -> tuple[str, str]:
-    """A new seed of an operator, account or user, and its public key."""
-    seed = new_seed(prefix)
-    return seed, bytes(nkeys.from_seed(bytearray(seed.encode())).public_key).decode()
-
-
-def signed(seed: str, issuer: str, subject: str, nats: dict[str, Any]) -> str:
-    """A JWT of the broker's operator mode."""
-    claims = {"iat": int(time.time()), "iss": issuer, "sub": subject, "name": "n", "nats": nats}
-    head = {"typ": "JWT", "alg": "ed25519-nkey"}
-    body = ".".join(
-        text(json.dumps(part).encode()) for part in (head, {**claims, "jti": secrets.token_hex(8)})
-    )
-    key = nkeys.from_seed(bytearray(seed.encode()))
-    return f"{body}.{text(bytes(key.sign(body.encode())))}"
-
-
-async def test_in_operator_mode_nobody_is_cut_for_what_another_writes_into_its_connect(
+async def test_in_operator_mode_nobody_answers_for_what_another_writes_into_its_connect(
     tmp_path: Path,
 ) -> None:
-    """There the broker shows the `nkey` of a CONNECT unchecked, beside the JWT that it checked."""
-    operator, system, agents = (
-        pair(prefix)
-        for prefix in (
-            nkeys.PREFIX_BYTE_OPERATOR,
-            nkeys.PREFIX_BYTE_ACCOUNT,
-            nkeys.PREFIX_BYTE_ACCOUNT,
-        )
-    )
-    no_limits = {"subs": -1, "data": -1, "payload": -1, "conn": -1, "imports": -1, "exports": -1}
-    account = {"type": "account", "version": 2, "limits": {**no_limits, "wildcards": True}}
-    self_signed = {"type": "operator", "version": 2, "system_account": system[1]}
+    """There the broker shows the `nkey` of a CONNECT unchecked, beside the JWT that it checked.
+
+    Neither is a connection of the other cut, nor does an incident in the log become the other's.
+    """
+    now = time.time_ns()
+    authority = Authority.open(tmp_path / "authority", AccountLimits(2**30), now=now)
     configuration = tmp_path / "nats.conf"
-    configuration.write_text(
-        json.dumps(
-            {
-                "listen": "127.0.0.1:-1",
-                "operator": signed(*operator, operator[1], self_signed),
-                "system_account": system[1],
-                "resolver": "MEMORY",
-                "resolver_preload": {
-                    key: signed(*operator, key, account) for key in (system[1], agents[1])
-                },
-            }
-        )
-    )
-
-    def user(issuer: tuple[str, str], principal: Principal, role: Role) -> Credentials:
-        seed, key = pair(nkeys.PREFIX_BYTE_USER)
-        allowed = permissions(principal, role)
-        rights = {
-            "pub": {"allow": list(allowed.publish)},
-            "sub": {"allow": list(allowed.subscribe)},
-        }
-        nats = {"type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, **rights}
-        return Credentials(seed, signed(*issuer, key, nats))
-
-    async def login(url: str, who: Credentials, nkey: str = "") -> Raw:
-        raw = Raw(*await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2])))
-        info = json.loads((await raw._reader.readline()).removeprefix(b"INFO "))  # pyright: ignore[reportPrivateUsage]
-        options = {"jwt": who.jwt, "sig": who.sign(info["nonce"]).decode(), "verbose": False}
-        if nkey:
-            options["nkey"] = nkey
-        assert await raw.say(b"CONNECT " + json.dumps(options).encode()) == []
-        return raw
-
+    configuration.write_text(authority.configuration(store=tmp_path / "jetstream"))
     watching, agent, other = (
-        user(system, WARDEN, Role.WARDEN),
-        user(agents, AGENT, Role.AGENT),
-        user(agents, OTHER, Role.AGENT),
-    )
-    creds = (
-        f"-----BEGIN NATS USER JWT-----\n{watching.jwt}\n------END NATS USER JWT------\n"
-        f"-----BEGIN USER NKEY SEED-----\n{watching.seed}\n------END USER NKEY SEED------\n"
+        authority.credentials(who, role, now=now)
+        for who, role in ((WARDEN, Role.WARDEN), (AGENT, Role.AGENT), (OTHER, Role.AGENT))
     )
     principals = {agent.public_key: AGENT, other.public_key: OTHER, watching.public_key: WARDEN}
-    async with (
-        await Server.start(configuration, tmp_path / "server.log") as server,
-        await connect(server.url, WARDEN, creds) as connection,
-        warden(connection, principals, limit=2),
-    ):
-        pretending = [await login(server.url, agent, other.public_key) for _ in range(3)]
-        honest = await login(server.url, other)
+    told: list[Told] = []
+    async with contextlib.AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        server = await enter(await Server.start(configuration, tmp_path / "server.log"))
+        text = jwt.credentials_text(watching)
+        connection = await enter(await connect(server.url, WARDEN, text))
+        running = await enter(warden(connection, principals, limit=2))
+        log = BrokerLog(server.log, principals, told.append, owner=running.owner)
+        stack.callback(log.close)
 
-        assert await cut(pretending[2])
-        assert [await raw.say() for raw in (*pretending[:2], honest)] == [[], [], []]
-        for raw in (*pretending, honest):
-            with contextlib.suppress(ConnectionError):
-                await raw.close()
+        async def login(who: Credentials, **more: str) -> Wire:
+            wire = await enter(await Wire.dial(server.url))
+            assert (await wire.connect({**wire.login(who), **more})).done
+            return wire
+
+        pretending = [await login(agent, nkey=other.public_key) for _ in range(2)]
+        honest = [await login(other) for _ in range(2)]
+        third = await login(agent, nkey=other.public_key)
+        assert await ended(third)
+        assert [(await wire.say()).done for wire in (*pretending, *honest)] == [True] * 4
+
+        for wire in (pretending[0], honest[0]):
+            await wire.say(b"PUB secret 0", b"")
+        log.tick(0)
+        log.tick(1)
+
+    assert [(t.principal, t.incident.claims) for t in told] == [(AGENT, "team.other"), (OTHER, "")]
