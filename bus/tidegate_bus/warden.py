@@ -147,25 +147,32 @@ class Warden:
         self._look.set()
 
     async def _take_picture(self) -> None:
-        """The connections now. What is heard meanwhile is newer than the pages."""
+        """The connections now. What is heard meanwhile is newer than the pages.
+
+        Pages are in the order of the broker's numbers and overlap: who leaves makes the others
+        move up, perhaps from the next page into one that was read. Where a page begins beyond
+        what was seen, the one before it is read again.
+        """
         keys: dict[int, str] = {}
         heard: dict[int, str | None] = {}
         self._heard = heard
         try:
-            offset = 0
+            offset = seen = 0
             while True:
-                request = {"auth": True, "limit": _PAGE, "offset": offset}
+                request = {"auth": True, "sort": "cid", "limit": _PAGE, "offset": offset}
                 body = await self._connection.api(_CONNZ, request)
                 answer = msgspec.convert(body, Picture)
                 rows = answer.data.connections
-                known = len(keys)
-                for row in rows:
-                    keys[row.cid] = row.key
+                if offset and (not rows or rows[0].cid > seen):
+                    offset = max(0, offset - _PAGE)
+                    continue
+                # Who has no key is still logging in, as many do when the broker comes back; it has
+                # some seconds for it, and an event tells when it is done.
+                keys |= {row.cid: row.key for row in rows if row.key}
                 if len(rows) < _PAGE:
                     break
-                # What has ended since it was seen makes the others move up by one.
-                ended = sum(key is None and cid in keys for cid, key in heard.items())
-                offset = len(keys) - ended if len(keys) > known else offset + _PAGE
+                seen = rows[-1].cid
+                offset += _PAGE - 1
         except msgspec.ValidationError as error:
             raise Unavailable(f"{_CONNZ}: {error}") from error
         finally:

@@ -255,6 +255,24 @@ async def test_what_was_there_before_the_warden_is_cut_too(broker: Broker, login
             assert await raw.say() == []
 
 
+async def test_who_is_still_logging_in_is_nobody_and_is_not_cut(broker: Broker) -> None:
+    """When the broker comes back, many do at once."""
+    before = metric("tidegate_broker_kicked_total", principal="unknown")
+    wires = [await Wire.dial(broker.url) for _ in range(4)]
+    async with warden(await broker.connect(WARDEN), known(broker), limit=1):
+        agent, other = (
+            Credentials(broker.keyring.seed(AGENT)),
+            Credentials(broker.keyring.seed(OTHER)),
+        )
+        said = [await wires[n].connect(wires[n].login(who)) for n, who in ((2, agent), (3, other))]
+
+        assert [answer.done for answer in said] == [True, True]
+        await until(lambda: metric("tidegate_broker_connections", principal="team.other") == 1)
+    for wire in wires:
+        await wire.close()
+    assert metric("tidegate_broker_kicked_total", principal="unknown") == before
+
+
 async def test_a_picture_misses_nobody_while_others_come_and_go(
     broker: Broker, login: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
