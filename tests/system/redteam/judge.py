@@ -199,7 +199,7 @@ class Judge:
             return bool(info["num_ack_pending"] == 1 and info["num_redelivered"] == 0)
 
         try:
-            await until(as_it_should_be, seconds=min(3, self.ground.patience))
+            await until(as_it_should_be, seconds=self.ground.patience / 2)
         except (ApiError, TimeoutError):
             return [f"of consumer team_other: {json.dumps(info)[:400]}"]
         return []

@@ -328,7 +328,9 @@ SETTINGS: list[tuple[str, str, Callable[[list[str]], bool]]] = [
 ]
 
 
-@pytest.mark.parametrize(("setting", "name", "achieved"), SETTINGS, ids=str)
+@pytest.mark.parametrize(
+    ("setting", "name", "achieved"), SETTINGS, ids=[setting for setting, _, _ in SETTINGS]
+)
 async def test_with_another_setting_of_the_ingress_the_header_works(
     tmp_path: Path, setting: str, name: str, achieved: Callable[[list[str]], bool]
 ) -> None:
