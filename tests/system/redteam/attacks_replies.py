@@ -29,10 +29,15 @@ EXACT: dict[str, Callable[[Foe], str]] = {
 }
 """Aims that an attacker would have to guess."""
 
-_WARNED = {  # by the victim's own library, when it is handed what is not for it
+_WARNED = {
     "a receipt of another": "not receipts",
     "a receipt of a publisher": "not receipts",
 }
+
+
+def _warned(foe: Foe, name: str) -> tuple[str, ...]:
+    """What the victim's own library says when it is handed what is not for it."""
+    return (_WARNED[name],) if name in _WARNED and foe.ground.shared() else ()
 
 
 def _always(subject: str) -> Callable[[Foe], str]:
@@ -47,9 +52,8 @@ def _publish(name: str, aim: Callable[[Foe], str]) -> Callable[[Foe], Awaitable[
     async def run(foe: Foe) -> Marks:
         errors = await foe.wire.publish(OWN, event(f"reply to {name}"), aim(foe))
         if errors:  # the broker knows an ack where it sees one
-            return Marks(logged=("Violation",), warned=())
-        warned = (_WARNED[name],) if name in _WARNED else ()
-        return Marks(records=("allow permitted",), warned=warned)
+            return Marks(logged=("Violation",))
+        return Marks(records=("allow permitted",), warned=_warned(foe, name))
 
     return run
 
@@ -58,7 +62,7 @@ def _pull(name: str, aim: Callable[[Foe], str]) -> Callable[[Foe], Awaitable[Mar
     async def run(foe: Foe) -> Marks:
         await foe.ground.feed()
         errors = await foe.wire.publish(PULL, NOW, aim(foe))
-        return _work_sent_elsewhere(name, errors)
+        return _work_sent_elsewhere(foe, name, errors)
 
     return run
 
@@ -68,9 +72,8 @@ def _pull_nothing(name: str, aim: Callable[[Foe], str]) -> Callable[[Foe], Await
         await no_work_left(foe)
         if await foe.wire.publish(PULL, NOW, aim(foe)):
             return Marks(logged=("Violation",))
-        if name in _WARNED:
-            return Marks(warned=(_WARNED[name],))
-        return Marks(own="it was told that there is no work, on another subject")
+        own = "it was told that there is no work, on another subject"
+        return Marks(own=own, warned=_warned(foe, name))
 
     return run
 
@@ -80,19 +83,18 @@ def _next(name: str, aim: Callable[[Foe], str]) -> Callable[[Foe], Awaitable[Mar
         await foe.ground.feed(2)
         ack = await own_work(foe)
         errors = await foe.wire.publish(ack, b"+NXT " + NOW, aim(foe))
-        return _work_sent_elsewhere(name, errors)
+        return _work_sent_elsewhere(foe, name, errors)
 
     return run
 
 
-def _work_sent_elsewhere(name: str, errors: list[str]) -> Marks:
+def _work_sent_elsewhere(foe: Foe, name: str, errors: list[str]) -> Marks:
     if errors:
         return Marks(logged=("Violation",))
-    if name == "the exact inbox of a worker":
+    if name == "the exact inbox of a worker" and foe.ground.shared():
         return Marks(warned=("forged or damaged delivery ignored",))
-    if name in _WARNED:
-        return Marks(warned=(_WARNED[name],))
-    return Marks(own="its own work went nowhere; the consumer counts it as delivered")
+    own = "its own work went nowhere; the consumer counts it as delivered"
+    return Marks(own=own, warned=_warned(foe, name))
 
 
 async def no_work_left(foe: Foe) -> None:

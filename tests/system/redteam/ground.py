@@ -82,6 +82,15 @@ class Ground:
         self._arrived: dict[str, asyncio.Event] = {}
         self._turn = asyncio.Event()
 
+    def shared(self) -> bool:
+        """Whether attacker and worker are in one account, so that answers reach each other."""
+        document = json.loads((self.broker.folder / "nats.conf").read_text())
+        keys = {self.broker.keyring.ensure(who) for who in (AGENT, OTHER)}
+        return any(
+            keys <= {user.get("nkey") for user in account.get("users", ())}
+            for account in document["accounts"].values()
+        )
+
     async def start(self) -> None:
         """Connect the others; the worker takes what it will hold."""
         self.source = await self.broker.publisher(PUBLISHER)

@@ -60,13 +60,23 @@ class Undefended:
 
 
 def _user(document: Document, key: str) -> Document:
-    users = document["accounts"]["AGENTS"]["users"]
+    users = [user for account in document["accounts"].values() for user in account.get("users", ())]
     (user,) = [user for user in users if user["nkey"] == key]
     return dict[str, Any](user["permissions"])
 
 
+def _together(document: Document, key: str) -> None:
+    """All who are not of the bus itself in one account."""
+    accounts = document["accounts"]
+    for name in set(accounts) - {"SYS", "BUS", "AGENTS"}:
+        accounts["AGENTS"]["users"] += accounts.pop(name)["users"]
+    for export in accounts["BUS"]["exports"]:
+        export["accounts"] = ["AGENTS"]
+
+
 def _one_account(document: Document, key: str) -> None:
     """Streams and agents in one account; permissions as they are."""
+    _together(document, key)
     accounts = document["accounts"]
     accounts["BUS"]["users"] += accounts.pop("AGENTS")["users"]
     del accounts["BUS"]["exports"]
@@ -81,16 +91,19 @@ def _one_account_without_permissions(document: Document, key: str) -> None:
 
 def _may_publish(*subjects: str) -> Callable[[Document, str], None]:
     def alter(document: Document, key: str) -> None:
+        _together(document, key)
         _user(document, key)["publish"]["allow"].extend(subjects)
 
     return alter
 
 
 def _may_hear_all(document: Document, key: str) -> None:
+    _together(document, key)
     _user(document, key)["subscribe"]["allow"].append(">")
 
 
 def _may_write_records(document: Document, key: str) -> None:
+    _together(document, key)
     _may_publish("ledger.>")(document, key)
     accounts = document["accounts"]
     accounts["BUS"]["exports"].append({"service": "ledger.0.>", "accounts": ["AGENTS"]})
@@ -239,12 +252,14 @@ UNDEFENDED = [
     ),
     Undefended(
         without="the worker's check of the ack subject",
+        alter=_together,
         patch=_trusting_inbox,
         attack="pull, answer to the exact inbox of a worker",
         achieves=Kind.FOOLED,
     ),
     Undefended(
         without="strict receipts",
+        alter=_together,
         patch=_trusting_receipts,
         attack="publish, answer to a receipt of another",
         achieves=Kind.FOOLED,
