@@ -6,10 +6,10 @@ checks what a client publishes on, not where it asks for the answer. Across acco
 stays in the sender's account and reaches no stream.
 
 And everybody has an account of their own, named as they are, with nothing in it but themselves and
-the imports that are theirs. So an answer can be aimed at nobody else's inbox either. (In one account
-for all, a publish with the reply `>` makes nats-server 2.15 forget where all others of the account
-wait for answers, and their deliveries are dropped until they ask anew.) Operator mode has one
-account for all, AGENTS, because there an account is a token that has to be pushed.
+the imports that are theirs. So an answer can be aimed at nobody else's inbox either. (In one
+account for all, a publish with the reply `>` makes nats-server 2.15 forget where all others of the
+account wait for answers, and their deliveries are dropped until they ask anew.) Operator mode has
+one account for all, AGENTS, because there an account is a token that has to be pushed.
 """
 
 from __future__ import annotations

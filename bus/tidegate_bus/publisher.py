@@ -172,8 +172,9 @@ class Publisher:
 
     def _forget(self, open_: _Open) -> None:
         del self._by_token[open_.token]
-        for sequence in open_.ingress:
-            del self._by_ingress[sequence]
+        for sequence in open_.ingress:  # an answer may name another's: nobody vouches for it
+            if self._by_ingress.get(sequence) is open_:
+                del self._by_ingress[sequence]
         same = self._by_id[open_.envelope_id]
         same.remove(open_)
         if not same:

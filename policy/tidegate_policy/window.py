@@ -8,6 +8,9 @@ from typing import NamedTuple
 from tidegate_schemas.record import Record
 from tidegate_schemas.subjects import Verdict
 
+_SWEEP = 10_000
+"""After so many ids those of all senders are looked through."""
+
 
 class First(NamedTuple):
     """The first verdict on an envelope. `time` is when, ns since 1970."""
@@ -20,35 +23,48 @@ class First(NamedTuple):
 
 
 class Window:
-    """Envelope ids by sender, of the last `length` seconds, and at most `entries` of them.
+    """Envelope ids by sender, of the last `length` seconds, and at most `entries` of each sender.
 
-    What it holds after a record follows from the ledger up to that record alone.
+    Of each: with one bound for all, a sender of many would drive the ids of others out, and what
+    they repeat would be admitted again. What it knows after a record follows from the ledger up to
+    that record alone.
     """
 
     def __init__(self, length: float, entries: int) -> None:
         self.length = length
         self._ns = int(length * 1_000_000_000)
         self._entries = entries
-        self._seen: OrderedDict[tuple[str, str], First] = OrderedDict()
+        self._seen: dict[str, OrderedDict[str, First]] = {}
+        self._added = 0
 
     def __len__(self) -> int:
-        return len(self._seen)
+        return sum(map(len, self._seen.values()))
 
     def find(self, by: str, envelope_id: str, now: int) -> First | None:
         """The first verdict on an envelope, if it was given within the window."""
-        first = self._seen.get((by, envelope_id))
+        seen = self._seen.get(by)
+        first = seen.get(envelope_id) if seen else None
         return first if first and first.time > now - self._ns else None
 
     def add(self, by: str, envelope_id: str, first: First) -> None:
         """Remember a verdict. Verdicts come in ledger order."""
-        seen = self._seen
-        key = (by, envelope_id)
-        if key in seen:  # out of the window, or `find` would have told
-            del seen[key]
-        seen[key] = first
+        seen = self._seen.setdefault(by, OrderedDict())
+        if envelope_id in seen:  # out of the window, or `find` would have told
+            del seen[envelope_id]
+        seen[envelope_id] = first
         horizon = first.time - self._ns
         while seen and (len(seen) > self._entries or next(iter(seen.values())).time <= horizon):
             seen.popitem(last=False)
+        self._added += 1
+        if self._added % _SWEEP == 0:  # who says nothing more is forgotten too
+            self._sweep(horizon)
+
+    def _sweep(self, horizon: int) -> None:
+        for by, seen in list(self._seen.items()):
+            while seen and next(iter(seen.values())).time <= horizon:
+                seen.popitem(last=False)
+            if not seen:
+                del self._seen[by]
 
     def add_record(self, record: Record, envelope_id: str, time: int) -> None:
         """Remember what a record says. That it repeats another one is not remembered."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from .documents import Document, Duration, Name, PrincipalName
+from .documents import Document, Duration, Name, PrincipalName, misfit
 from .envelope import MAX_ENVELOPE_BYTES
 
 MiB = 1024 * 1024
 GiB = 1024 * MiB
 _INT64 = 2**63 - 1
 """The broker keeps its limits in 64 signed bits."""
+_OVERHEAD = 256
+"""Bytes that a message takes in the store besides itself."""
 
 
 class ServerSettings(Document):
@@ -22,10 +24,11 @@ class ServerSettings(Document):
     """0 takes a free one; it is written to the state directory."""
     ledger_bytes: Annotated[int, Field(ge=MiB, le=_INT64)] = 20 * GiB
     """The ledger refuses more: a full ledger stops the bus, it never drops a record."""
-    ingress_bytes: Annotated[int, Field(ge=MiB, le=_INT64)] = 1 * GiB
-    """Submissions that may wait for the gateway."""
-    backlog: Annotated[int, Field(ge=1, le=_INT64)] = 100_000
-    """Submissions of one sender that may wait for the gateway."""
+    ingress_bytes: Annotated[int, Field(ge=MiB, le=_INT64)] = 16 * GiB
+    """Submissions that may wait for the gateway. Room for more than one sender's `backlog` of the
+    largest messages (1 MiB), so that nobody can fill it for others."""
+    backlog: Annotated[int, Field(ge=1, le=_INT64)] = 10_000
+    """Submissions of one sender that may wait for the gateway; more are refused for now."""
     mode: Literal["static", "operator"] = "static"
     """How the broker learns who may connect: from its configuration, or from signed tokens."""
     connections: Annotated[int, Field(ge=2, le=10_000)] = 64
@@ -35,6 +38,17 @@ class ServerSettings(Document):
     tls_folder: Annotated[str, Field(min_length=1)] | None = None
     """Where the certificates are, relative to the project; `tls` in the state by default."""
 
+    @model_validator(mode="after")
+    def _room_for_others(self) -> ServerSettings:
+        needed = self.backlog * (MiB + _OVERHEAD) + MiB
+        if self.ingress_bytes < needed:
+            fault = (
+                f"{self.backlog} messages of 1 MiB, which one sender may have waiting, would fill "
+                f"it for all others: at least {needed}, or a smaller `backlog`"
+            )
+            raise misfit(ServerSettings, [(("ingress_bytes",), fault)])
+        return self
+
 
 class GatewaySettings(Document):
     """Limits that the gateway holds."""
@@ -42,8 +56,8 @@ class GatewaySettings(Document):
     envelope_bytes: Annotated[int, Field(ge=1024, le=512 * 1024)] = MAX_ENVELOPE_BYTES
     dedupe_window: Duration = 600.0
     """How long a repeated envelope id is recognised."""
-    dedupe_entries: Annotated[int, Field(ge=1)] = 250_000
-    """How many envelope ids are remembered at most; the oldest go first."""
+    dedupe_entries: Annotated[int, Field(ge=1)] = 100_000
+    """How many envelope ids of one sender are remembered at most; the oldest go first."""
 
 
 class Settings(Document):

@@ -20,7 +20,7 @@ def test_a_project_needs_nothing_but_a_name() -> None:
     assert made.publishers == ()
     assert made.server.port == 0
     assert (made.server.tls, made.server.tls_folder) == ("off", None)
-    assert (made.server.ledger_bytes, made.server.ingress_bytes) == (20 * GiB, 1 * GiB)
+    assert (made.server.ledger_bytes, made.server.ingress_bytes) == (20 * GiB, 16 * GiB)
     assert made.gateway.envelope_bytes == MAX_ENVELOPE_BYTES
     assert made.gateway.dedupe_window == 600.0
 
@@ -47,6 +47,10 @@ def test_settings_come_back_from_their_plain_values() -> None:
         ("project: demo\nserver: {ledger_bytes: 9223372036854775808}", "server.ledger_bytes"),
         ("project: demo\nserver: {ingress_bytes: 20GiB}", "server.ingress_bytes"),
         ("project: demo\nserver: {backlog: 0}", "server.backlog"),
+        ("project: demo\nserver: {backlog: 1000000}", "server.ingress_bytes"),
+        ("project: demo\nserver: {ingress_bytes: 1048576}", "server.ingress_bytes"),
+        ("project: demo\nserver: {mode: jwt}", "server.mode"),
+        ("project: demo\nserver: {connections: 1}", "server.connections"),
         ("project: demo\nserver: {tls: on}", "server.tls"),
         ("project: demo\nserver: {tls: false}", "server.tls"),
         ("project: demo\nserver: {tls_folder: ''}", "server.tls_folder"),
@@ -70,5 +74,5 @@ def test_a_fault_has_its_field_and_line(text: str, field: str) -> None:
 
 def test_the_limits_of_the_broker_are_taken() -> None:
     """The largest number that the broker keeps is a setting; so is the smallest useful one."""
-    text = f"project: demo\nserver: {{ledger_bytes: {2**63 - 1}, ingress_bytes: {MiB}}}"
+    text = f"project: demo\nserver: {{ledger_bytes: {2**63 - 1}, ingress_bytes: {3 * MiB}, backlog: 1}}"
     assert loads(text, Settings, YAML).server.ledger_bytes == 2**63 - 1
