@@ -5,7 +5,7 @@ account a sender could aim the reply of a publish at a stream and write past the
 checks what a client publishes on, not where it asks for the answer. Across accounts such a reply
 stays in the sender's account and reaches no stream.
 
-And everybody has an account of their own, named as they are, with nothing in it but themselves and
+And everybody has an account of their own, `<team>_<name>`, with nothing in it but themselves and
 the imports that are theirs. So an answer can be aimed at nobody else's inbox either. (In one
 account for all, a publish with the reply `>` makes nats-server 2.15 forget where all others of the
 account wait for answers, and their deliveries are dropped until they ask anew.) Operator mode has
@@ -203,7 +203,8 @@ def _accounts(identities: Iterable[Identity], partition: int, together: bool) ->
     for identity in identities:
         who, role = identity.principal, identity.role
         allowed = permissions(who, role, partition)
-        name = account(role) if together else _ACCOUNTS.get(role, str(who))
+        # Without dots: names of accounts are tokens of the broker's own events.
+        name = account(role) if together else _ACCOUNTS.get(role, subjects.consumer(who))
         if name not in found:
             heard = [s for s in allowed.subscribe if not s.startswith(subjects.inbox(who))]
             found[name] = {"users": [], "imports": _imports(allowed.publish, heard)}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +63,11 @@ class Prober:
         self._interval = interval
         self._timeout = timeout
         self._tell = tell
+        self._ended: float | None = -math.inf  # None while a round is under way
+
+    def is_recent(self, seconds: float) -> bool:
+        """Whether a round is under way, or ended less than so long ago."""
+        return self._ended is None or time.monotonic() - self._ended < seconds
 
     async def run(self) -> None:
         """Probe, for ever. Nothing but a cancellation ends it."""
@@ -77,14 +84,18 @@ class Prober:
         Raises:
             InvalidInput: no address, or no credentials.
         """
-        report = await probe(
-            self._url,
-            Credentials.of(self._secret),
-            victim=self._victim,
-            reader=self._reader,
-            tls=self._tls,
-            timeout=self._timeout,
-        )
+        self._ended = None
+        try:
+            report = await probe(
+                self._url,
+                Credentials.of(self._secret),
+                victim=self._victim,
+                reader=self._reader,
+                tls=self._tls,
+                timeout=self._timeout,
+            )
+        finally:
+            self._ended = time.monotonic()
         for attempt in report.attempts:
             _attempts.labels(attempt.name, _OUTCOMES[attempt.through]).inc()
         if report.through:

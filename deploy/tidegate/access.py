@@ -71,17 +71,10 @@ class Listed:
 
     def write(self, wanted: Wanted, port: int, tls: dict[str, Any] | None) -> bool:
         """See `Access`."""
-        state, limits = self._project.state, self._project.limits()
+        state = self._project.state
         for entry in wanted.entries.values():
             state.keyring.creds_path(entry.who).unlink(missing_ok=True)  # of operator mode
-        body = configuration(
-            wanted.users(),
-            store=state.store,
-            store_bytes=limits.ledger_bytes + limits.ingress_bytes,
-            port=port or -1,
-            tls=tls,
-        )
-        return write_generated(state.server_configuration, body)
+        return write_generated(state.server_configuration, body(self._project, wanted, port, tls))
 
     async def admit(self, wanted: Wanted, port: int, tls: dict[str, Any] | None) -> None:
         """See `Access`."""
@@ -109,14 +102,13 @@ class Signed:
 
     def write(self, wanted: Wanted, port: int, tls: dict[str, Any] | None) -> bool:
         """See `Access`. Also writes the credentials of whoever has a seed here."""
-        state, authority = self._project.state, self._authority(wanted.now)
-        self._issue(authority, wanted)
-        body = authority.configuration(store=state.store, port=port or -1, tls=tls)
-        return write_generated(state.server_configuration, body)
+        self._issue(_authority(self._project, wanted.now), wanted)
+        path = self._project.state.server_configuration
+        return write_generated(path, body(self._project, wanted, port, tls))
 
     async def admit(self, wanted: Wanted, port: int, tls: dict[str, Any] | None) -> None:
         """See `Access`."""
-        authority = self._authority(wanted.now)
+        authority = _authority(self._project, wanted.now)
         self._issue(authority, wanted)  # first, so that who is cut comes back with the new key
         gone = [i for i in wanted.gone if not authority.is_revoked(i.public_key, i.role)]
         if gone:
@@ -127,16 +119,6 @@ class Signed:
                     REVOCATIONS.inc()
                     _log.info("key revoked", principal=str(identity.principal), key=key)
         self.write(wanted, port, tls)  # for the next start: the broker has been told
-
-    def _authority(self, now: int) -> Authority:
-        limits = self._project.limits()
-        return Authority.open(
-            self._project.state.authority,
-            AccountLimits(
-                limits.ledger_bytes + limits.ingress_bytes, subscriptions=MAX_SUBSCRIPTIONS
-            ),
-            now=now,
-        )
 
     def _issue(self, authority: Authority, wanted: Wanted) -> None:
         keyring = self._project.state.keyring
@@ -172,6 +154,27 @@ def access(project: Project, connect: Connect, reload: Callable[[], Awaitable[No
     if mode == "operator":
         return Signed(project, connect)
     return Listed(project, reload)
+
+
+def body(project: Project, wanted: Wanted, port: int, tls: dict[str, Any] | None) -> str:
+    """The configuration that the broker is to have; arguments as of `Access.write`."""
+    store = project.state.store
+    if project.settings.server.mode == "operator":
+        authority = _authority(project, wanted.now)
+        return authority.configuration(store=store, port=port or -1, tls=tls)
+    return configuration(
+        wanted.users(), store=store, store_bytes=_store_bytes(project), port=port or -1, tls=tls
+    )
+
+
+def _authority(project: Project, now: int) -> Authority:
+    limits = AccountLimits(_store_bytes(project), subscriptions=MAX_SUBSCRIPTIONS)
+    return Authority.open(project.state.authority, limits, now=now)
+
+
+def _store_bytes(project: Project) -> int:
+    limits = project.limits()
+    return limits.ledger_bytes + limits.ingress_bytes
 
 
 def recorded_mode(state: State) -> str | None:

@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -146,18 +146,21 @@ async def _process(
 ) -> AsyncGenerator[tuple[Connection, Health, Callable[[], None]]]:
     """Connection, health and what to call when ready, of one process."""
     health = Health()
-    path = state.processes / f"{name}.{os.getpid()}.json"
-    telemetry = TelemetryServer(health)
     with contextlib.ExitStack() as stack:
-        stack.callback(telemetry.close)
         key, tls = state.keyring.path(principal), client_tls(state)
         async with await connect(address(state), principal, key, tls=tls) as link:
+            yield link, health, lambda: stack.enter_context(telemetry(state, name, health))
 
-            def ready() -> None:
-                stack.enter_context(_written(path, ProcessInfo(name, os.getpid(), telemetry.port)))
-                stack.callback(path.unlink, missing_ok=True)
 
-            yield link, health, ready
+@contextlib.contextmanager
+def telemetry(state: State, name: str, health: Health) -> Generator[None]:
+    """Serve `/metrics` and `/healthz` of this process, and write down where."""
+    path = state.processes / f"{name}.{os.getpid()}.json"
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(contextlib.closing(TelemetryServer(health)))
+        stack.enter_context(_written(path, ProcessInfo(name, os.getpid(), server.port)))
+        stack.callback(path.unlink, missing_ok=True)
+        yield
 
 
 def _written(path: Path, info: ProcessInfo) -> BinaryIO:

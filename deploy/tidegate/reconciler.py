@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 import structlog
-from prometheus_client import Gauge
 
 from tidegate_bus.accounts import REGISTRAR
 from tidegate_bus.connection import Connection
@@ -24,7 +23,7 @@ from tidegate_schemas import subjects
 from tidegate_schemas.clock import rfc3339
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidEnvelope, LedgerError, Refused
-from tidegate_schemas.identity import GIVEN, IDENTITY_COMMANDS, Registration
+from tidegate_schemas.identity import IDENTITY_COMMANDS, Registration
 from tidegate_schemas.subjects import Kind, Principal
 from tidegate_schemas.vocabulary import OPERATOR
 
@@ -33,7 +32,6 @@ from .project import Project, State
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.reconciler")
 
-IDENTITIES = Gauge("tidegate_identities", "Identities that the broker knows", ["role"])
 
 Connect = Callable[[Principal], Awaitable[Connection]]
 Admit = Callable[[Wanted], Awaitable[None]]
@@ -127,9 +125,6 @@ class Reconciler:
             refused = await self._tell(operator, wanted, known)
         admitted = wanted.only(wanted.entries.keys() - refused.keys())
         await admit(admitted)
-        roles = [user.role for user in admitted.users()]
-        for role in GIVEN:
-            IDENTITIES.labels(role.value).set(roles.count(role))
         done = Applied(version, rfc3339(time.time_ns()), refused)
         write_applied(project.state, done)
         return done

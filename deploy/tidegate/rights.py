@@ -62,3 +62,8 @@ def _hears(subject: str, who: Principal) -> str:
         "$SYS.SERVER.*.CLIENT.AUTH.ERR": "hear of refused logins",
     }
     return f"{known.get(subject, 'hear')} ({subject})"
+
+
+def summary(principal: Principal, role: Role) -> str:
+    """The same in a line, without the subjects."""
+    return ", ".join(line.partition(" (")[0] for line in rights(principal, role)[1:])

@@ -18,6 +18,7 @@ from tidegate_bus.connection import Connection, connect
 from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.server import Server
 from tidegate_bus.tasks import end
+from tidegate_bus.telemetry import Health
 from tidegate_bus.topology import converge
 from tidegate_policy.bundle import load_bundle, write_bundle
 from tidegate_schemas.clock import rfc3339
@@ -33,8 +34,9 @@ from tidegate_schemas.vocabulary import OPERATOR
 
 from .access import Access, access
 from .child import Child, OnLine
+from .guards import Guards
 from .identities import Wanted, changes, ensure_keys, wanted
-from .processes import running
+from .processes import running, telemetry
 from .project import Project, State, check_blueprints, client_tls, load_project
 from .reconciler import Applied, Reconciler, roster, submit, write_applied
 
@@ -78,6 +80,9 @@ class Stack:
         self._coordinator = self._child("coordinator", "coordinator")
         self._workers: dict[str, Child] = {}
         self._reconciler = Reconciler(self.connect)
+        self._health = Health()
+        self._guards = Guards(project, self.connect, on_line, self._health)
+        self._telemetry = contextlib.ExitStack()
         self._access: Access | None = None
 
     @property
@@ -128,6 +133,8 @@ class Stack:
             await self._until_ready()
             await _until_admitted(reader, last.seq + 1 if last else 1, {c.id for c in commands})
         write_applied(state, Applied(version, rfc3339(now)))
+        await self._guards.start(who, self.server.url)
+        self._telemetry.enter_context(telemetry(state, "stack", self._health))
         self._identities = asyncio.create_task(self._keep_identities(version, who))
 
     async def stop(self) -> None:
@@ -140,6 +147,8 @@ class Stack:
         drains = [m.drain for m in self.project.manifests]
         grace = _GRACE_SECONDS + max(drains, default=0.0)
         await end(self._identities)
+        self._telemetry.close()
+        await self._guards.stop()
         await asyncio.gather(*(worker.stop(grace) for worker in self._workers.values()))
         await self._coordinator.stop(_GRACE_SECONDS)
         await self._gateway.stop(_GRACE_SECONDS)
@@ -264,6 +273,7 @@ class Stack:
                 who = wanted(project, state.register.read(), time.time_ns())
                 done = await self._reconciler.apply(project, who, version, self._admit)
                 self.project, failed = project, ""
+                self._guards.know(who)
                 await self._match_workers(who, done)
             except (TidegateError, OSError) as error:
                 if str(error) != failed:

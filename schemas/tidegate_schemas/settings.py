@@ -33,6 +33,8 @@ class ServerSettings(Document):
     """How the broker learns who may connect: from its configuration, or from signed tokens."""
     connections: Annotated[int, Field(ge=2, le=10_000)] = 64
     """Connections that one identity may have; the newest above that are cut."""
+    probe: Duration = 60.0
+    """How often the bus's own probe tries to get past the gateway; 0s is never."""
     tls: Literal["off", "server", "mutual"] = "off"
     """Whether clients must speak TLS, and with `mutual` show a certificate too."""
     tls_folder: Annotated[str, Field(min_length=1)] | None = None

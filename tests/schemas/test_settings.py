@@ -74,5 +74,6 @@ def test_a_fault_has_its_field_and_line(text: str, field: str) -> None:
 
 def test_the_limits_of_the_broker_are_taken() -> None:
     """The largest number that the broker keeps is a setting; so is the smallest useful one."""
-    text = f"project: demo\nserver: {{ledger_bytes: {2**63 - 1}, ingress_bytes: {3 * MiB}, backlog: 1}}"
+    server = f"{{ledger_bytes: {2**63 - 1}, ingress_bytes: {3 * MiB}, backlog: 1}}"
+    text = f"project: demo\nserver: {server}"
     assert loads(text, Settings, YAML).server.ledger_bytes == 2**63 - 1

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 import typer
 
+from tidegate.access import body
+from tidegate.broker_drift import broker_drift
 from tidegate.bus import Bus
-from tidegate.identities import current
+from tidegate.guards import victim
+from tidegate.identities import Wanted, current
 from tidegate.processes import running
 from tidegate.project import Project, address, check_blueprints, client_tls, open_project
+from tidegate.reconciler import applied
+from tidegate.rights import summary
 from tidegate_bus import authority
-from tidegate_bus.accounts import REGISTRAR
+from tidegate_bus.accounts import PROBE, REGISTRAR
 from tidegate_bus.connection import connect
+from tidegate_bus.credentials import Credentials
+from tidegate_bus.probe import probe as attempt_bypasses
 from tidegate_bus.server import find_server
 from tidegate_bus.tls import client_context
 from tidegate_bus.topology import drift
@@ -33,14 +41,20 @@ _STYLES = {"ok": "green", "failed": "red", "skipped": "yellow"}
 
 
 def doctor(
-    project: ProjectOption = None, state: StateOption = None, as_json: JsonOption = False
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Also try to get past the gateway, as the bus's own probe."),
+    ] = False,
+    project: ProjectOption = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Check whether everything is as it should be.
 
-    This machine, the project, the running stack and the whole ledger. Exit status 1 when a check
-    fails.
+    This machine, the project, the running stack, what each identity may do, and the whole ledger.
+    Exit status 1 when a check fails.
     """
-    findings = run(_examine(project, state))
+    findings = run(_examine(project, state, probe))
     if as_json:
         print_json([msgspec.to_builtins(finding) for finding in findings])
     else:
@@ -63,7 +77,7 @@ class Finding(msgspec.Struct, frozen=True):
     detail: str
 
 
-async def _examine(folder: Path | None, state: Path | None) -> list[Finding]:
+async def _examine(folder: Path | None, state: Path | None, probe: bool) -> list[Finding]:
     findings: list[Finding] = []
     try:
         findings.append(Finding("nats-server", "ok", str(await find_server())))
@@ -90,6 +104,8 @@ async def _examine(folder: Path | None, state: Path | None) -> list[Finding]:
     try:
         async for finding in _examine_stack(project, url, folder, state):
             findings.append(finding)  # noqa: PERF401 - an error must not lose what was found
+        if probe:
+            findings.append(await _probe(project, url, folder, state))
     except TidegateError as error:
         findings.append(Finding("broker", "failed", str(error)))
     return findings
@@ -108,12 +124,18 @@ async def _examine_stack(
         ok, detail = _health(info.telemetry)
         healthy[info.name] = healthy.get(info.name, 0) + 1
         yield Finding(f"process {info.name}", "ok" if ok else "failed", f"pid {info.pid}, {detail}")
-    for name in ("gateway", "coordinator", *(str(m.principal) for m in project.manifests)):
+    who = current(project)
+    known = {str(user.principal) for user in who.users()}
+    agents = (str(m.principal) for m in project.manifests)
+    for name in ("stack", "gateway", "coordinator", *(n for n in agents if n in known)):
         if name not in healthy:
             yield Finding(f"process {name}", "failed", "not running here")
+    yield await _access(project, who)
+    for finding in _identities(project, who):
+        yield finding
     key, tls = project.state.keyring.path(REGISTRAR), client_tls(project.state)
     async with await connect(url, REGISTRAR, key, tls=tls) as connection:
-        lines = await drift(connection, project.limits(), current(project).subscriptions())
+        lines = await drift(connection, project.limits(), who.subscriptions())
         yield Finding("topology", "failed" if lines else "ok", "\n".join(lines) or "as declared")
         ingress = await connection.stream_state(subjects.ingress_stream(0))
     checker = Checker()
@@ -130,6 +152,63 @@ async def _examine_stack(
         broken = [f"{behind} submissions have no record yet; is the gateway running?"]
     detail = f"{checker.records} records, {len(checker.open_tasks)} tasks in work"
     yield Finding("ledger", "failed" if broken else "ok", "\n".join(broken) or detail)
+
+
+_MODES = {
+    "static": "the broker's configuration lists who may connect, each in an account of their own",
+    "operator": "who has a signed token may connect; revocations are pushed to the broker",
+}
+
+
+async def _access(project: Project, who: Wanted) -> Finding:
+    """How the broker learns who may connect, and whether it knows what it should."""
+    state, mode = project.state, project.settings.server.mode
+    port = urlsplit(address(state)).port or 0
+    done = applied(state)
+    lines: list[str] = []
+    if done is None or done.register != state.register.version():
+        lines.append(f"{state.register.path} is not applied; the output of `tidegate up` says why")
+    else:
+        admitted = who.only(who.entries.keys() - done.refused.keys())
+        should = body(project, admitted, port, project.server_tls())
+        log = state.logs / "server.log"
+        lines += await broker_drift(state.server_configuration, log, should, admitted)
+    if lines:
+        return Finding("access", "failed", "\n".join([f"{mode} mode", *lines]))
+    return Finding("access", "ok", f"{mode} mode: {_MODES[mode]}")
+
+
+def _identities(project: Project, who: Wanted) -> Iterator[Finding]:
+    done = applied(project.state)
+    for name, entry in sorted(who.entries.items()):
+        state = entry.state(who.now)
+        if done and name in done.refused:
+            yield Finding(f"identity {name}", "failed", f"refused: {done.refused[name]}")
+        elif state != "active":
+            yield Finding(f"identity {name}", "skipped", f"{state}: may not connect")
+        else:
+            detail = f"{entry.role}: may {summary(entry.who, entry.role)}"
+            yield Finding(f"identity {name}", "ok", detail)
+
+
+async def _probe(project: Project, url: str, folder: Path | None, state: Path | None) -> Finding:
+    """Try to get past the gateway, once."""
+    tls = client_tls(project.state)
+    async with await Bus.of_project(str(OPERATOR), folder, state) as bus:
+        report = await attempt_bypasses(
+            url,
+            Credentials.of(project.state.keyring.path(PROBE)),
+            victim=victim(current(project)),
+            reader=bus.ledger,
+            tls=client_context(tls) if tls else None,
+        )
+    bad = [f"{a.name}: {a.detail}" for a in report.attempts if a.through is not False]
+    if report.through:
+        head = f"the gateway can be bypassed; ledger record {report.alarm} says so"
+        return Finding("probe", "failed", "\n".join([head, *bad]))
+    if report.inconclusive:
+        return Finding("probe", "failed", "\n".join(["not everything could be tried", *bad]))
+    return Finding("probe", "ok", f"{len(report.attempts)} attempts, all refused")
 
 
 def _certificates(project: Project) -> list[Finding]:
