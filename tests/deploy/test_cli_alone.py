@@ -307,9 +307,11 @@ def test_a_bus_that_is_away_exits_with_4(
         "nats-server": "ok",
         "project": "ok",
         "policy": "failed",
+        "process stack": "failed",
         "process gateway": "failed",
         "process coordinator": "failed",
         "process front-desk.greeter": "failed",
+        "access": "failed",
         "broker": "failed",
     }
 

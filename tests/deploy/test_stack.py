@@ -69,6 +69,7 @@ async def test_a_stack_survives_the_death_of_each_of_its_parts(project: Path) ->
             "gateway",
             "coordinator",
             "front-desk.greeter",
+            "stack",
         }
         assert (await _greet(project, "nobody"))["output"] == "Hello, nobody!"
         for child in stack.children:
@@ -224,7 +225,7 @@ async def test_nothing_is_left_of_a_stack_that_is_killed(project: Path) -> None:
             if b"Ctrl-C" in line:
                 break
     children = [info.pid for info in running(state)]
-    assert len(children) == 3
+    assert len(children) == 4
     broker = _listening(address(state))
     process.kill()
     await process.communicate()
@@ -234,8 +235,8 @@ async def test_nothing_is_left_of_a_stack_that_is_killed(project: Path) -> None:
 
     assert state.address.exists()  # nobody was there to remove it
     async with Stack(load_project(project)) as stack:
-        assert len(running(state)) == 3
-        assert len(list(state.processes.iterdir())) == 3
+        assert len(running(state)) == 4
+        assert len(list(state.processes.iterdir())) == 4
         stack.check()
 
 

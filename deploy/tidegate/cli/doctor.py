@@ -127,7 +127,12 @@ async def _examine_stack(
     who = current(project)
     known = {str(user.principal) for user in who.users()}
     agents = (str(m.principal) for m in project.manifests)
-    for name in ("stack", "gateway", "coordinator", *(n for n in agents if n in known)):
+    for name in (
+        "stack",
+        "gateway",
+        "coordinator",
+        *(n for n in agents if n in known or n not in who.entries),
+    ):
         if name not in healthy:
             yield Finding(f"process {name}", "failed", "not running here")
     yield await _access(project, who)
@@ -180,6 +185,11 @@ async def _access(project: Project, who: Wanted) -> Finding:
 
 def _identities(project: Project, who: Wanted) -> Iterator[Finding]:
     done = applied(project.state)
+    declared = {str(principal) for principal, _ in project.principals}
+    for name in sorted(declared - who.entries.keys()):
+        if done:
+            detail = f"declared, and not let in yet: `tidegate identity add {name}`"
+            yield Finding(f"identity {name}", "failed", detail)
     for name, entry in sorted(who.entries.items()):
         state = entry.state(who.now)
         if done and name in done.refused:
