@@ -206,6 +206,36 @@ def note_requests(taker: Taker) -> list[int]:
     return asked
 
 
+@pytest.mark.parametrize("hands", [1, 3])
+async def test_another_inbox_takes_over_after_some_requests(
+    taker: Taker, appender: FastAppender, monkeypatch: pytest.MonkeyPatch, hands: int
+) -> None:
+    """Nothing is lost or comes twice, and of the inboxes before none is listened to any more.
+
+    Across accounts the broker keeps each request in mind for as long as somebody listens.
+    """
+    monkeypatch.setattr(module, "_INBOX_REQUESTS", 4)
+    listened: list[str] = []
+    connection = taker.puller._connection  # pyright: ignore[reportPrivateUsage]
+    listen = connection.listen
+
+    async def noted(subject: str, callback: Any) -> Any:
+        listened.append(subject)
+        return await listen(subject, callback)
+
+    monkeypatch.setattr(connection, "listen", noted)
+    for number in range(60):
+        taker.puller.want(hands)
+        await write(appender, number)
+        await until(lambda number=number: len(taker.got) == number + 1)
+
+    assert taker.got == list(range(60))
+    assert len(listened) >= 10
+    assert taker.puller.requested <= hands
+    subscriptions = connection.nats._subs  # pyright: ignore[reportPrivateUsage]
+    await until(lambda: len(subscriptions) <= 2)
+
+
 async def test_messages_come_again_after_a_restart_of_the_broker(
     broker: Broker, taker: Taker, appender: FastAppender
 ) -> None:
