@@ -76,7 +76,8 @@ def unlimited(direction: str) -> Mutation:
     """The probe may do in one direction what it likes."""
 
     def mutate(document: dict[str, Any], key: str) -> None:
-        (user,) = [u for u in document["accounts"]["AGENTS"]["users"] if u["nkey"] == key]
+        accounts = document["accounts"].values()
+        (user,) = [u for account in accounts for u in account["users"] if u["nkey"] == key]
         user["permissions"][direction]["allow"] = [">"]
 
     return mutate
@@ -85,7 +86,8 @@ def unlimited(direction: str) -> Mutation:
 def one_account(document: dict[str, Any], _: str) -> None:
     """The agents live where the streams are; what each user may do is as it was."""
     accounts = document["accounts"]
-    accounts["BUS"]["users"] += accounts.pop("AGENTS")["users"]
+    for name in [name for name in accounts if name not in ("SYS", "BUS")]:
+        accounts["BUS"]["users"] += accounts.pop(name)["users"]
     del accounts["BUS"]["exports"]
 
 
