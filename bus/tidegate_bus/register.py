@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
+import time
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from tidegate_schemas.clock import parse_rfc3339
+from tidegate_schemas.clock import MAX_SECONDS, parse_rfc3339
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.identity import Role
-from tidegate_schemas.subjects import Principal
+from tidegate_schemas.subjects import Principal, check_destination
+
+from .credentials import check_public_key
 
 
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -100,22 +104,21 @@ class Register:
             raise InvalidInput(f"{self.path}: {error.strerror}") from error
         try:
             file = msgspec.json.decode(content, type=_File)
-            for entry in file.identities:
-                _ = entry.who
-                for key in entry.keys:
-                    parse_rfc3339(key.until or key.since)
-                parse_rfc3339(entry.expires or entry.revoked or entry.keys[-1].since)
-        except (msgspec.MsgspecError, ValueError, IndexError, InvalidInput) as error:
+            _check(file.identities)
+        except (msgspec.MsgspecError, ValueError, RecursionError, InvalidInput) as error:
             raise InvalidInput(f"{self.path}: {error}") from error
         return {entry.principal: entry for entry in file.identities}
 
     def version(self) -> str:
-        """Another one after each change; empty where there is no file."""
+        """Another one after each change, and of two that `edit` made the later is the greater.
+
+        Empty where there is no file.
+        """
         try:
             status = self.path.stat()
         except OSError:
             return ""
-        return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
+        return f"{status.st_mtime_ns:020}-{status.st_ino}-{status.st_size}"
 
     @contextlib.contextmanager
     def edit(self) -> Generator[dict[str, Entry]]:
@@ -137,9 +140,61 @@ class Register:
         identities = _sorted(entries.values())
         text = msgspec.json.format(msgspec.json.encode(_File(identities)))
         part = self.path.with_suffix(".part")
-        part.write_bytes(text + b"\n")
+        with part.open("wb") as file:
+            file.write(text + b"\n")
+            file.flush()
+            # The clock of files stands still for milliseconds, and numbers of files come again.
+            before = self.path.stat().st_mtime_ns if self.path.exists() else 0
+            moment = max(time.time_ns(), before + 1)
+            os.utime(file.fileno(), ns=(moment, moment))
+            os.fsync(file.fileno())  # a key that it names may be in use from now on
         part.replace(self.path)
 
 
 def _sorted(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     return tuple(sorted(entries, key=lambda entry: entry.principal))
+
+
+def _check(identities: Iterable[Entry]) -> None:
+    """See to it that these can be told to the broker.
+
+    Raises:
+        InvalidInput, ValueError: says whose entry is wrong, and what is.
+    """
+    names, keys = set[str](), dict[str, str]()
+    for entry in identities:
+        try:
+            _check_one(entry)
+        except (InvalidInput, ValueError) as error:
+            raise InvalidInput(f"{entry.principal}: {error}") from error
+        if entry.principal in names:
+            raise InvalidInput(f"{entry.principal}: is there twice")
+        names.add(entry.principal)
+        for key in entry.keys:
+            if key.public in keys:
+                raise InvalidInput(f"{entry.principal}: has a key of {keys[key.public]}")
+            keys[key.public] = entry.principal
+
+
+def _check_one(entry: Entry) -> None:
+    _ = entry.who
+    if not entry.keys:
+        raise InvalidInput("has no key")
+    for key in entry.keys:
+        check_public_key(key.public)
+        for moment in (key.since, key.until):
+            _check_time(moment)
+    _check_time(entry.expires)
+    _check_time(entry.revoked)
+    for destinations in (entry.capabilities, entry.subscribes):
+        for destination in destinations:
+            check_destination(destination)
+        if len(set(destinations)) < len(destinations):
+            raise InvalidInput("takes or hears the same twice")
+    if not 1 <= entry.lease <= MAX_SECONDS:
+        raise InvalidInput(f"a lease of {entry.lease:g} s")
+
+
+def _check_time(text: str | None) -> None:
+    if text is not None:
+        parse_rfc3339(text)
