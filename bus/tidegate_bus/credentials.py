@@ -15,6 +15,7 @@ from tidegate_schemas.errors import InvalidInput
 
 _JWT = re.compile(r"-+BEGIN NATS USER JWT-+\s*([\w.-]+?)\s*-+END NATS USER JWT-+")
 _KEY_BYTES = 35  # prefix, key, checksum
+_PRIVATE = re.compile(r"\b(S[ACNOUX][A-Z2-7]{10}|P[A-Z2-7]{56})", re.IGNORECASE)
 _SEED = re.compile(r"-+BEGIN USER NKEY SEED-+\s*(\w+)\s*-+END USER NKEY SEED-+")
 
 
@@ -104,6 +105,7 @@ def check_public_key(text: str) -> str:
     # nkeys ships no types, and leaves this one out of what pyright can infer.
     check: Any = cast(Any, nkeys).crc16_checksum(bytearray(raw[:-2]))
     if (len(raw), raw[:1]) != (_KEY_BYTES, bytes([nkeys.PREFIX_BYTE_USER])) or check != raw[-2:]:
-        shown = "a seed, which is to stay private," if text.startswith("S") else repr(text[:80])
+        hidden = len(text) > 80 or _PRIVATE.search(text)
+        shown = "this, which may be private," if hidden else repr(text)
         raise InvalidInput(f"{shown} is no public key of a user (`U` and 55 more characters)")
     return text
