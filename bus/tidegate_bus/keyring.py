@@ -43,6 +43,10 @@ class Keyring:
         if path.exists() and Credentials.of(path).public_key == key:
             path.replace(self._seed_path(principal))
 
+    def withdraw(self, principal: Principal) -> None:
+        """Remove the seed that was proposed, if there is one: nobody will ask for it."""
+        self._next_path(principal).unlink(missing_ok=True)
+
     def forget(self, principal: Principal) -> None:
         """Remove what there is of a principal."""
         self._seed_path(principal).unlink(missing_ok=True)

@@ -112,7 +112,9 @@ def wanted(project: Project, entries: Mapping[str, Entry], now: int) -> Wanted:
                 lease=manifest.lease,
             )
         elif name in roles:
-            found[name] = msgspec.structs.replace(entry, role=roles[name])
+            found[name] = msgspec.structs.replace(
+                entry, role=roles[name], capabilities=(), subscribes=()
+            )
         elif not entry.declared:
             found[name] = entry
     details = {n: {"version": m.version, "owner": m.owner} for n, m in manifests.items()}
@@ -139,7 +141,7 @@ def current(project: Project) -> Wanted:
 def ensure_keys(project: Project, now: int) -> None:
     """See to it that everybody whom the project declares has a key.
 
-    Also finishes a rotation that was interrupted: see `Keyring.propose`.
+    Also finishes a rotation that was interrupted, or forgets it: see `Keyring.propose`.
     """
     keyring = project.state.keyring
     with project.state.register.edit() as entries:
@@ -150,10 +152,13 @@ def ensure_keys(project: Project, now: int) -> None:
                 entries[name] = Entry(principal=name, role=role, keys=(key,), declared=True)
         for entry in entries.values():
             keyring.adopt(entry.who, entry.keys[-1].public)
+            keyring.withdraw(entry.who)  # of one that did not get as far as the register
 
 
 def changes(wanted: Wanted, known: Mapping[str, Registration]) -> Iterator[Envelope]:
     """What the ledger has to be told, in this order, so that it says who is wanted.
+
+    Where two want the same capability, who has it keeps it, and the other is refused.
 
     Args:
         wanted: who is.
@@ -164,6 +169,9 @@ def changes(wanted: Wanted, known: Mapping[str, Registration]) -> Iterator[Envel
         if not is_built_in(name) and name not in registrations:
             yield _command(IDENTITY_REVOKE, Revocation(name, wanted.why_not(name)))
     claims = {c: name for name, found in registrations.items() for c in found.capabilities}
+    for name, old in known.items():
+        there = registrations[name].capabilities if name in registrations else ()
+        claims |= {c: name for c in old.capabilities if c in there}
     for name, old in known.items():  # a capability is given up before another takes it
         kept = tuple(c for c in old.capabilities if claims.get(c, name) == name)
         if name in registrations and kept != old.capabilities:

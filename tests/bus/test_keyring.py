@@ -10,7 +10,7 @@ import nkeys
 import pytest
 
 from tidegate_bus.credentials import public_key
-from tidegate_bus.keyring import Keyring
+from tidegate_bus.keyring import Keyring, write_secret
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.subjects import Principal
 
@@ -98,3 +98,99 @@ def test_the_seed_of_an_account_is_refused() -> None:
 
     with pytest.raises(InvalidInput, match="not of a user"):
         public_key(seed)
+
+
+def _files(keyring: Keyring) -> set[str]:
+    return {path.name for path in keyring.path(WHO).parent.iterdir()}
+
+
+def test_a_proposed_seed_is_not_in_use_until_it_is_adopted(keyring: Keyring) -> None:
+    """The old one stays good meanwhile; then the new one is the only one, and nothing is left."""
+    old = keyring.ensure(WHO)
+    new = keyring.propose(WHO)
+    assert public_key(keyring.seed(WHO)) == keyring.ensure(WHO) == old
+    assert _files(keyring) == {"team.agent.nk", "team.agent.next"}
+    keyring.adopt(WHO, new)
+
+    assert public_key(keyring.seed(WHO)) == keyring.ensure(WHO) == new != old
+    assert _files(keyring) == {"team.agent.nk"}
+    keyring.adopt(WHO, new)
+    assert keyring.ensure(WHO) == new
+
+
+def test_a_proposed_seed_of_another_key_is_not_adopted(keyring: Keyring) -> None:
+    """Whoever interrupted that rotation did not write it down; it can be withdrawn."""
+    old = keyring.ensure(WHO)
+    new = keyring.propose(WHO)
+    keyring.adopt(WHO, old)
+    assert _files(keyring) == {"team.agent.nk", "team.agent.next"}
+    keyring.withdraw(WHO)
+    keyring.withdraw(WHO)
+    keyring.adopt(WHO, new)
+
+    assert keyring.ensure(WHO) == old
+    assert _files(keyring) == {"team.agent.nk"}
+
+
+def test_who_has_no_seed_yet_may_be_given_a_proposed_one(keyring: Keyring) -> None:
+    """As whoever is added is; the folder is made for it, for its owner only."""
+    assert keyring.find_seed(WHO) is None
+    key = keyring.propose(WHO)
+    path = keyring.path(WHO)
+    assert stat.S_IMODE(path.with_suffix(".next").stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    keyring.adopt(WHO, key)
+
+    assert keyring.find_seed(WHO) == keyring.seed(WHO)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_the_last_proposal_counts(keyring: Keyring) -> None:
+    """An earlier one is gone with its seed."""
+    first, second = keyring.propose(WHO), keyring.propose(WHO)
+    keyring.adopt(WHO, first)
+    assert keyring.find_seed(WHO) is None
+    keyring.adopt(WHO, second)
+    assert keyring.ensure(WHO) == second
+
+
+def test_nothing_is_left_of_who_is_forgotten(keyring: Keyring) -> None:
+    """Neither seed nor proposal nor token, and others keep theirs; forgetting twice is harmless."""
+    other = Principal("team", "agent-2")
+    kept = keyring.ensure(other)
+    keyring.ensure(WHO)
+    keyring.propose(WHO)
+    for path in (keyring.creds_path(WHO), keyring.token_path(WHO)):
+        path.write_text("token")
+    keyring.forget(WHO)
+    keyring.forget(WHO)
+
+    assert _files(keyring) == {"team.agent-2.nk"}
+    assert keyring.ensure(other) == kept
+
+
+def test_credentials_go_before_the_seed(keyring: Keyring) -> None:
+    """Where there are some: the broker of operator mode does not take the seed alone."""
+    keyring.ensure(WHO)
+    write_secret(keyring.creds_path(WHO), "token", replace=False)
+
+    assert keyring.path(WHO) == keyring.creds_path(WHO)
+    assert keyring.find_seed(WHO) is not None
+
+
+def test_a_secret_is_there_whole_or_not_at_all(keyring: Keyring) -> None:
+    """One that is not to be replaced stays, and neither leaves parts behind."""
+    path = keyring.creds_path(WHO)
+    write_secret(path, "first\n\n", replace=False)
+    with pytest.raises(FileExistsError):
+        write_secret(path, "second", replace=False)
+    assert path.read_text() == "first\n"
+    with pytest.raises(UnicodeEncodeError):
+        write_secret(path, "sécond", replace=True)
+    assert path.read_text() == "first\n"
+    path.chmod(0o644)
+    write_secret(path, "third", replace=True)
+
+    assert path.read_text() == "third\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert _files(keyring) == {"team.agent.creds"}
