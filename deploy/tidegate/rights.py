@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from tidegate_bus.accounts import account, permissions
+from tidegate_bus.accounts import TOGETHER, account, permissions
 from tidegate_schemas import subjects
 from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal
 
-_ACCOUNTS = {
-    "SYS": "which is the broker's own",
-    "BUS": "where the streams are",
-    "AGENTS": "from which no stream can be reached",
-}
+_ACCOUNTS = {"SYS": "which is the broker's own", "BUS": "where the streams are"}
+_NO_STREAMS = "from which no stream can be reached"
 
 
-def rights(principal: Principal, role: Role) -> list[str]:
-    """One line a right, in the order of the permissions: what it publishes, what it hears."""
-    allowed = permissions(principal, role)
-    lines = [f"connect to the account {account(role)}, {_ACCOUNTS[account(role)]}"]
+def rights(principal: Principal, role: Role, *, together: bool = False) -> list[str]:
+    """One line a right, in the order of the permissions: what it publishes, what it hears.
+
+    Args:
+        principal: who.
+        role: what it is.
+        together: whether all who submit or receive share an account, see `accounts`.
+    """
+    allowed, name = permissions(principal, role), account(role)
+    if name == TOGETHER and not together:
+        lines = [f"connect to an account of its own, {_NO_STREAMS}"]
+    else:
+        lines = [f"connect to the account {name}, {_ACCOUNTS.get(name, _NO_STREAMS)}"]
     lines += [_does(subject, principal) for subject in allowed.publish]
     lines += [_hears(subject, principal) for subject in allowed.subscribe]
     return lines
