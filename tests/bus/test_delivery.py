@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from nats.aio.msg import Msg
 from structlog.testing import capture_logs
 
-from support import ADMIN, AGENT, CAPABILITY, INTRUDER, OTHER, TOPIC, Broker, until
+from support import (
+    ADMIN,
+    AGENT,
+    CAPABILITY,
+    INTRUDER,
+    OTHER,
+    TOPIC,
+    Broker,
+    running_broker,
+    until,
+)
 from tidegate_bus.delivery import Delivery, Inbox
 from tidegate_bus.publisher import Publisher
 from tidegate_bus.topology import Subscription
@@ -54,6 +65,18 @@ def envelope_id(delivery: Delivery) -> str:
     envelope = delivery.record.message()
     assert envelope is not None
     return envelope.id
+
+
+@pytest.fixture
+async def broker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Broker]:
+    """A broker with streams; with a true parameter, everybody is in one account."""
+    async with running_broker(tmp_path, together=getattr(request, "param", False)) as running:
+        yield running
+
+
+in_one_account = pytest.mark.parametrize("broker", [True], indirect=True, ids=["one account"])
+"""As in operator mode, where others can aim an answer at our inbox. In an account of its own
+nothing of others comes to a worker at all."""
 
 
 @pytest.fixture
@@ -284,6 +307,7 @@ def forgeries(record: Any, denied: Any) -> dict[str, tuple[str, bytes]]:
     }
 
 
+@in_one_account
 async def test_what_others_put_into_the_inbox_is_ignored(
     broker: Broker, worker: Worker, publisher: Publisher
 ) -> None:
@@ -319,6 +343,7 @@ async def test_what_others_put_into_the_inbox_is_ignored(
     assert events.count("connection") == refused  # the intruder's, a permissions violation each
 
 
+@in_one_account
 async def test_another_agent_cannot_direct_its_deliveries_into_the_inbox(
     broker: Broker, worker: Worker, publisher: Publisher
 ) -> None:

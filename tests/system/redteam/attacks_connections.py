@@ -9,7 +9,8 @@ from typing import Any
 
 from support import OTHER, until
 from tidegate_bus.accounts import GATEWAY
-from tidegate_bus.keyring import Keyring
+from tidegate_bus.credentials import Credentials
+from tidegate_bus.keyring import new_seed
 
 from .attack import INBOX, NOW, OWN, PULL, Attack, Marks, event
 from .ground import Foe
@@ -29,13 +30,11 @@ def _nkey(foe: Foe, who: Any) -> str:
 
 
 def _own_signature(foe: Foe, wire: Wire, **fields: Any) -> bytes:
-    return wire.proof(foe.seed, **fields)
+    return wire.proof(foe.secret, **fields)
 
 
-def _stranger(foe: Foe, wire: Wire) -> bytes:
-    keyring = Keyring(foe.ground.broker.folder / "strangers")
-    keyring.ensure(OTHER)
-    return wire.proof(keyring.seed(OTHER))
+def _stranger(_: Foe, wire: Wire) -> bytes:
+    return wire.proof(Credentials(new_seed()))
 
 
 IMPOSTORS: dict[str, Callable[[Foe, Wire], bytes]] = {
@@ -47,7 +46,7 @@ IMPOSTORS: dict[str, Callable[[Foe, Wire], bytes]] = {
         foe, wire, nkey=_nkey(foe, GATEWAY)
     ),
     "a signature over another nonce": lambda foe, wire: wire.proof(
-        foe.seed, nonce=str(foe.wire.info["nonce"])
+        foe.secret, nonce=str(foe.wire.info["nonce"])
     ),
     "no signature": lambda foe, wire: _own_signature(foe, wire, sig=""),
     "a signature of zeros": lambda foe, wire: _own_signature(
@@ -194,7 +193,7 @@ async def _connect_again(foe: Foe) -> Marks:
     """A second CONNECT on a proven connection, with the key of another."""
     wire = await foe.open()
     await wire.say(
-        wire.proof(foe.seed, nkey=_nkey(foe, OTHER)), wire.proof(foe.seed, account="BUS")
+        wire.proof(foe.secret, nkey=_nkey(foe, OTHER)), wire.proof(foe.secret, account="BUS")
     )
     if not wire.cut:
         await wire.say(frame("in.team.other"), _FOREIGN)

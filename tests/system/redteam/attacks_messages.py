@@ -13,6 +13,7 @@ from .ground import Foe
 from .wire import frame
 
 REJECTED = "reject malformed"
+RESERVED = "reject reserved_header"
 NOWHERE = "deny unknown_destination"
 DENIED = "deny forbidden"
 ALLOWED = "allow permitted"
@@ -61,17 +62,28 @@ REFUSED_HEADERS = {
 }
 """Headers that streams know, and what INGRESS answers; `seq` where it takes the message."""
 
-IGNORED_HEADERS = {
+RESERVED_HEADERS = {
     "those of a stored record": (
         *("Nats-Stream: LEDGER_0", "Nats-Subject: ledger.0.allow.task.work.do"),
         *("Nats-Sequence: 1", "Nats-Time-Stamp: 2026-01-01T00:00:00Z", "Nats-Last-Sequence: 0"),
     ),
+    "a sequence of a stored record": ("Nats-Sequence: 1",),
+    "a subject of a stored record": ("Nats-Subject: ledger.0.allow.task.work.do",),
+    "a time of a stored record": ("Nats-Time-Stamp: 2026-01-01T00:00:00Z",),
+    "a stream in capitals": ("NATS-STREAM: LEDGER_0",),
+    "a stream in small letters": ("nats-stream: LEDGER_0",),
+    "a stream of nothing": ("Nats-Stream:",),
+    "what is left of a batch": ("Nats-Num-Pending: 0", "Nats-Last-Sequence: 99"),
+    "a marker of limits": ("Nats-Marker-Reason: Purge", "KV-Operation: PURGE"),
+}
+"""Headers that only what is handed out of a stream bears: a copy with them is no submission."""
+
+IGNORED_HEADERS = {
     "a status": ("Status: 409", "Description: Consumer Deleted"),
     "the end of a request": ("Status: 408", "Nats-Pending-Messages: 1000000"),
     "a heartbeat": ("Status: 100", "Nats-Last-Consumer: 1", "Nats-Last-Stream: 1"),
     "another sender": ("Nats-Client-Id: 1", "Nats-Request-Info: {}", "From: outside.source"),
     "another account": ('Nats-Request-Info: {"acc": "BUS", "user": "tidegate.gateway"}',),
-    "a marker of limits": ("Nats-Marker-Reason: Purge", "KV-Operation: PURGE"),
     "the same thing many times": tuple(f"A: {number}" for number in range(2_000)),
 }
 
@@ -232,14 +244,14 @@ async def _replay(foe: Foe) -> Marks:
     await foe.wire.publish(OWN, task.payload, headers=headers("Nats-Stream: LEDGER_0"))
     envelope = json.dumps(json.loads(task.payload)["envelope"], separators=(",", ":")).encode()
     await foe.wire.publish(OWN, envelope)
-    return Marks(records=(REJECTED, REJECTED, DENIED))
+    return Marks(records=(REJECTED, RESERVED, DENIED))
 
 
 async def _receipt(foe: Foe) -> Marks:
     """A receipt that says allow, submitted."""
     allow = [{"id": "canary-1", "verdict": "allow", "seq": 1, "reason": "permitted", "ingress": 1}]
     await foe.wire.publish(OWN, json.dumps(allow).encode(), "receipt.outside.source")
-    warned = ("not receipts",) if foe.ground.shared() else ()
+    warned = ("not receipts",) if foe.ground.shared else ()
     return Marks(records=(REJECTED,), warned=warned)
 
 
@@ -254,6 +266,10 @@ MESSAGES = [
     *(
         Attack(f"header: {name}", _answer(lines, word, name))
         for name, (lines, word) in REFUSED_HEADERS.items()
+    ),
+    *(
+        Attack(f"headers: {name}", submit(event(name), RESERVED, headers=headers(*lines)))
+        for name, lines in RESERVED_HEADERS.items()
     ),
     *(
         Attack(f"headers: {name}", submit(event(name), ALLOWED, headers=headers(*lines)))

@@ -37,7 +37,7 @@ _WARNED = {
 
 def _warned(foe: Foe, name: str) -> tuple[str, ...]:
     """What the victim's own library says when it is handed what is not for it."""
-    return (_WARNED[name],) if name in _WARNED and foe.ground.shared() else ()
+    return (_WARNED[name],) if name in _WARNED and foe.ground.shared else ()
 
 
 def _always(subject: str) -> Callable[[Foe], str]:
@@ -91,7 +91,7 @@ def _next(name: str, aim: Callable[[Foe], str]) -> Callable[[Foe], Awaitable[Mar
 def _work_sent_elsewhere(foe: Foe, name: str, errors: list[str]) -> Marks:
     if errors:
         return Marks(logged=("Violation",))
-    if name == "the exact inbox of a worker" and foe.ground.shared():
+    if name == "the exact inbox of a worker" and foe.ground.shared:
         return Marks(warned=("forged or damaged delivery ignored",))
     own = "its own work went nowhere; the consumer counts it as delivered"
     return Marks(own=own, warned=_warned(foe, name))

@@ -10,21 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from support import AGENT, CAPABILITY, OTHER, PUBLISHER, TOPIC, Broker, until
-from support.broker import ADMIN, IN_CONTAINER, LIMITS, configure
+from support import ADMIN, AGENT, CAPABILITY, LIMITS, OTHER, PUBLISHER, TOPIC, until
 from tidegate_bus import topology
 from tidegate_bus.connection import Connection
 from tidegate_bus.delivery import Delivery, Inbox
-from tidegate_bus.keyring import Keyring
 from tidegate_bus.publisher import Publisher
-from tidegate_bus.server import Server
 from tidegate_bus.topology import Limits, Subscription
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import TidegateError
@@ -32,6 +26,7 @@ from tidegate_schemas.record import Receipt, encode_record
 from tidegate_schemas.subjects import consumer_create
 from tidegate_schemas.vocabulary import COORDINATOR
 
+from .layouts import Alter, Layout, Site, start
 from .wire import Wire
 
 POLICIES = """
@@ -48,8 +43,6 @@ _LEASE = 3600.0  # nothing comes back by itself while a test runs
 _PACE_SECONDS = 0.005
 _HANDS = 100
 
-Alter = Callable[[dict[str, Any]], None]
-
 
 class Ground:
     """Make one with `ground`.
@@ -63,7 +56,7 @@ class Ground:
         patience: seconds after which a round is late.
     """
 
-    def __init__(self, broker: Broker, admin: Connection) -> None:
+    def __init__(self, broker: Site, admin: Connection) -> None:
         """Strictly private: use `ground`."""
         self.broker = broker
         self.admin = admin
@@ -82,14 +75,10 @@ class Ground:
         self._arrived: dict[str, asyncio.Event] = {}
         self._turn = asyncio.Event()
 
+    @property
     def shared(self) -> bool:
         """Whether attacker and worker are in one account, so that answers reach each other."""
-        document = json.loads((self.broker.folder / "nats.conf").read_text())
-        keys = {self.broker.keyring.ensure(who) for who in (AGENT, OTHER)}
-        return any(
-            keys <= {user.get("nkey") for user in account.get("users", ())}
-            for account in document["accounts"].values()
-        )
+        return self.broker.layout.shared
 
     async def start(self) -> None:
         """Connect the others; the worker takes what it will hold."""
@@ -185,7 +174,7 @@ class Ground:
     def worker_inbox(self) -> str:
         """Where the worker's deliveries arrive."""
         puller = self.worker._puller  # pyright: ignore[reportPrivateUsage]
-        return f"{puller._inbox}.1"  # pyright: ignore[reportPrivateUsage]
+        return f"{puller._inbox.subject}.1"  # pyright: ignore[reportPrivateUsage]
 
     @property
     def publisher_inbox(self) -> str:
@@ -206,6 +195,8 @@ class Foe:
         wire: its connection, with its own inbox and receipts subscribed.
         wires: all that it has opened and listens to.
         hanging: those on which it will neither write nor listen any more.
+        secret: its key, and in operator mode its token.
+        keys: all public keys that it ever had.
     """
 
     def __init__(self, ground: Ground, wire: Wire) -> None:
@@ -215,12 +206,12 @@ class Foe:
         self.wires = [wire]
         self.hanging: list[Wire] = []
         self.url = ground.broker.url
-        self.seed = ground.broker.keyring.seed(AGENT)
-        self.key = ground.broker.keyring.ensure(AGENT)
+        self.secret = ground.broker.secret(AGENT)
+        self.keys = {self.secret.public_key}
 
     async def open(self, **options: Any) -> Wire:
         """One more connection with the own key, and other fields in CONNECT."""
-        self.wires.append(await Wire.open(self.url, self.seed, **options))
+        self.wires.append(await Wire.open(self.url, self.secret, **options))
         return self.wires[-1]
 
     async def dial(self) -> Wire:
@@ -243,7 +234,7 @@ class Foe:
 @contextlib.asynccontextmanager
 async def foe(ground: Ground) -> AsyncGenerator[Foe]:
     """An attacker, connected."""
-    wire = await Wire.open(ground.broker.url, ground.broker.keyring.seed(AGENT))
+    wire = await Wire.open(ground.broker.url, ground.broker.secret(AGENT))
     attacker = Foe(ground, wire)
     try:
         await wire.say(b"SUB _INBOX_team_agent.> 1", b"SUB receipt.team.agent 2")
@@ -260,7 +251,8 @@ async def bare(
     alter: Alter | None = None,
     alter_stream: Alter | None = None,
     limits: Limits = LIMITS,
-) -> AsyncGenerator[Broker]:
+    layout: Layout = Layout.APART,
+) -> AsyncGenerator[Site]:
     """A broker of the product's configuration and topology, or with a defence taken away.
 
     Args:
@@ -268,16 +260,9 @@ async def bare(
         alter: changes the broker's configuration before it starts.
         alter_stream: changes the configuration of each stream before it is made.
         limits: of the streams.
+        layout: see there.
     """
-    if IN_CONTAINER:
-        pytest.skip("needs the process and the log of the broker, which runs in a container")
-    keyring = Keyring(folder / "keys")
-    file = configure(folder, keyring)
-    if alter:
-        document = json.loads(file.read_text())
-        alter(document)
-        file.write_text(json.dumps(document))
-    broker = Broker(await Server.start(file, folder / "server.log"), keyring, folder)
+    broker = await start(folder, layout, alter)
     try:
         admin = await broker.connect(ADMIN)
         for config in topology.streams(limits):
@@ -305,10 +290,11 @@ async def ground(
     alter: Alter | None = None,
     alter_stream: Alter | None = None,
     policies: str = POLICIES,
+    layout: Layout = Layout.APART,
 ) -> AsyncGenerator[Ground]:
     """A broker with a gateway and others at work; see `bare`."""
     async with (
-        bare(folder, alter=alter, alter_stream=alter_stream) as broker,
+        bare(folder, alter=alter, alter_stream=alter_stream, layout=layout) as broker,
         broker.gateway(policies),
     ):
         made = Ground(broker, await broker.connect(ADMIN))

@@ -233,7 +233,11 @@ def _heard(attacker: Foe) -> Iterator[Breach]:
 
 
 def _marks(attacker: Foe, marks: Marks, log: str, ours: str) -> Iterator[Breach]:
-    refusals = [line for line in log.splitlines() if "Violation" in line and attacker.key in line]
+    refusals = [
+        line
+        for line in log.splitlines()
+        if "Violation" in line and any(key in line for key in attacker.keys)
+    ]
     told = [error for wire in attacker.wires for error in wire.errors]
     for subject in marks.refused:
         if not any(f'Subject "{_escaped(subject)}"' in line for line in refusals):

@@ -17,6 +17,7 @@ from tidegate_schemas.record import Receipt
 
 from .attack import INBOX, NOW, OWN, PULL, event
 from .ground import POLICIES, Ground, bare, foe
+from .layouts import Layout
 from .wire import Wire, frame
 
 BACKLOG = 50
@@ -51,7 +52,7 @@ async def test_a_flood_fills_the_own_quota_only(tmp_path: Path) -> None:
     """While no gateway works, one sender is refused, the others are taken, and all is recorded."""
     limits = Limits(LIMITS.ledger_bytes, LIMITS.ingress_bytes, BACKLOG)
     async with bare(tmp_path, limits=limits) as broker:
-        wire = await Wire.open(broker.url, broker.keyring.seed(AGENT))
+        wire = await Wire.open(broker.url, broker.secret(AGENT))
         answers = await flood(wire, 4 * BACKLOG)
         source, other = await broker.publisher(PUBLISHER), await broker.publisher(OTHER)
         for number in range(BACKLOG // 2):
@@ -81,7 +82,7 @@ async def test_a_flood_of_large_messages_leaves_room_for_others(tmp_path: Path) 
     """KNOWN DEFECT: a sender within its quota of messages takes all bytes of the ingress."""
     limits = Limits(LIMITS.ledger_bytes, 32 * _MiB, LIMITS.backlog)
     async with bare(tmp_path, limits=limits) as broker:
-        wire = await Wire.open(broker.url, broker.keyring.seed(AGENT))
+        wire = await Wire.open(broker.url, broker.secret(AGENT))
         answers: list[bytes] = []
         for size in (_MiB - 1_000, 50_000, 1_000, 0):  # until nothing fits any more
             answers += await flood(wire, 60, size)
@@ -94,13 +95,12 @@ async def test_a_flood_of_large_messages_leaves_room_for_others(tmp_path: Path) 
             pytest.fail(str(error))
 
 
-@pytest.mark.xfail(strict=True, reason="the window of remembered ids is one for all senders")
 async def test_a_flood_of_ids_makes_nobody_forget_those_of_others(tmp_path: Path) -> None:
-    """KNOWN DEFECT: a flood drives another's id out of the window; it is then admitted twice."""
+    """Each sender has a window of its own: what another repeats is known as a repetition."""
     async with bare(tmp_path) as broker, broker.gateway(POLICIES, dedupe_entries=BACKLOG):
         source = await broker.publisher(PUBLISHER)
         first = await source.publish(Envelope.new("noise", id="once"))
-        wire = await Wire.open(broker.url, broker.keyring.seed(AGENT))
+        wire = await Wire.open(broker.url, broker.secret(AGENT))
         await flood(wire, 2 * BACKLOG)
         await wire.close()
         second = await source.publish(Envelope.new("noise", id="once"))
@@ -111,7 +111,7 @@ async def test_a_flood_of_ids_makes_nobody_forget_those_of_others(tmp_path: Path
 async def test_others_are_served_during_a_flood(tmp_path: Path) -> None:
     """The gateway takes what comes in turn: a flood delays others, and they lose nothing."""
     async with bare(tmp_path) as broker, broker.gateway(POLICIES):
-        wire = await Wire.open(broker.url, broker.keyring.seed(AGENT))
+        wire = await Wire.open(broker.url, broker.secret(AGENT))
         source = await broker.publisher(PUBLISHER)
         flooding = asyncio.create_task(flood(wire, 3_000))
         receipts = [
@@ -147,20 +147,18 @@ async def test_requests_without_end_cost_the_broker_nothing_that_lasts(tmp_path:
     assert grown < 30 * _MiB
 
 
-@pytest.mark.xfail(
-    strict=True, raises=KeyError, reason="two envelopes of a publisher share a sequence"
-)
 async def test_acceptances_that_are_made_up_cost_no_receipt(tmp_path: Path) -> None:
-    """KNOWN DEFECT: whoever knows a publisher's secret inbox can make its `publish` fail.
+    """Whoever knows a publisher's secret inbox, in one account, makes it believe nothing.
 
-    The broker answers a repeated `Nats-Msg-Id` with the sequence of the first submission.
+    The broker answers a repeated `Nats-Msg-Id` with the sequence of the first submission, so two
+    envelopes of the publisher get one sequence; each has its receipt all the same.
     """
     same = b"NATS/1.0\r\nNats-Msg-Id: same\r\n\r\n"
 
     def remembers(config: dict[str, Any]) -> None:
         config["duplicate_window"] = 10 * 10**9  # 0.1 s is enough, but not for a slow machine
 
-    async with bare(tmp_path, alter_stream=remembers) as broker:
+    async with bare(tmp_path, alter_stream=remembers, layout=Layout.TOGETHER) as broker:
         made = Ground(broker, await broker.connect(ADMIN))
         made.other = await broker.publisher(OTHER)
         inboxes: list[str] = []

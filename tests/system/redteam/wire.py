@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import json
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-import nkeys
+from tidegate_bus.credentials import Credentials
 
 _SECONDS = 20.0
 
@@ -57,19 +56,17 @@ class Wire:
         return wire
 
     @classmethod
-    async def open(cls, url: str, seed: str, **options: Any) -> Self:
+    async def open(cls, url: str, secret: Credentials, **options: Any) -> Self:
         """Connect and prove the key of a principal."""
         wire = await cls.dial(url)
-        await wire.say(wire.proof(seed, **options))
+        await wire.say(wire.proof(secret, **options))
         return wire
 
-    def proof(self, seed: str, nonce: str = "", **options: Any) -> bytes:
+    def proof(self, secret: Credentials, nonce: str = "", **options: Any) -> bytes:
         """A CONNECT line that signs the nonce of this connection, or another one."""
-        pair = nkeys.from_seed(bytearray(seed.encode()))
-        signature = pair.sign((nonce or str(self.info["nonce"])).encode())
         fields = {
-            "nkey": bytes(pair.public_key).decode(),
-            "sig": base64.b64encode(signature).decode(),
+            **({"jwt": secret.jwt} if secret.jwt else {"nkey": secret.public_key}),
+            "sig": secret.sign(nonce or str(self.info["nonce"])).decode(),
             "headers": True,
             "no_responders": True,
             "verbose": False,
