@@ -6,17 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from support import ADMIN, AGENT, LIMITS, PUBLISHER, until
 from tidegate_bus.keyring import Keyring
 from tidegate_bus.topology import Limits
 from tidegate_schemas.envelope import Envelope
+from tidegate_schemas.errors import NoReceipt
+from tidegate_schemas.settings import ServerSettings
 
 from .attack import Attack, Marks
 from .ground import Foe, Ground, bare, foe, ground
 from .judge import Judge, messages
 from .layouts import Alter
-from .test_floods import flood
+from .test_floods import flood, flood_of_large_messages
 from .undefended import BY_NAME, UNDEFENDED, Document, Undefended
 from .wire import Wire
 
@@ -124,3 +127,21 @@ async def test_without_a_quota_a_flood_fills_the_ingress(tmp_path: Path) -> None
 
         assert await broker.length("INGRESS_0") == 200
     assert not any(b"error" in answer for answer in answers)
+
+
+async def test_without_room_for_a_whole_quota_large_messages_fill_the_ingress(
+    tmp_path: Path,
+) -> None:
+    """Limits that settings refuse: others are not taken although the quota is not used up."""
+    backlog, room = 40, 32 * 2**20
+    with pytest.raises(ValidationError, match="would fill it for all others"):
+        ServerSettings(backlog=backlog, ingress_bytes=room)
+    limits = Limits(LIMITS.ledger_bytes, room, backlog)
+    async with bare(tmp_path, limits=limits) as broker:
+        answers = await flood_of_large_messages(broker, backlog)
+        source = await broker.publisher(PUBLISHER)
+        large = Envelope.new("noise", "x" * 2**18)
+        with pytest.raises(NoReceipt, match="maximum bytes exceeded"):
+            await source.publish(large, wait="accepted", timeout=1.0)
+
+    assert any(b"maximum bytes exceeded" in answer for answer in answers)

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from support import ADMIN, AGENT, OTHER, PUBLISHER, until
-from support.broker import LIMITS
+from support import ADMIN, AGENT, LIMITS, OTHER, PUBLISHER, until
 from tidegate_bus.topology import Limits
 from tidegate_schemas.envelope import Envelope
-from tidegate_schemas.errors import NoReceipt
 from tidegate_schemas.record import Receipt
+from tidegate_schemas.settings import ServerSettings
 
 from .attack import INBOX, NOW, OWN, PULL, event
 from .ground import POLICIES, Ground, bare, foe
-from .layouts import Layout
+from .layouts import Layout, Site
 from .wire import Wire, frame
 
 BACKLOG = 50
@@ -73,26 +73,41 @@ async def test_a_flood_fills_the_own_quota_only(tmp_path: Path) -> None:
     assert [record.by for record in records].count("outside.source") == BACKLOG // 2 + 1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=pytest.fail.Exception,
-    reason="the quota counts messages; the room is shared in bytes",
-)
-async def test_a_flood_of_large_messages_leaves_room_for_others(tmp_path: Path) -> None:
-    """KNOWN DEFECT: a sender within its quota of messages takes all bytes of the ingress."""
-    limits = Limits(LIMITS.ledger_bytes, 32 * _MiB, LIMITS.backlog)
-    async with bare(tmp_path, limits=limits) as broker:
-        wire = await Wire.open(broker.url, broker.secret(AGENT))
-        answers: list[bytes] = []
-        for size in (_MiB - 1_000, 50_000, 1_000, 0):  # until nothing fits any more
-            answers += await flood(wire, 60, size)
-        assert any(b"maximum bytes exceeded" in answer for answer in answers)
-        await wire.close()
-        source = await broker.publisher(PUBLISHER)
+def least_room(backlog: int) -> ServerSettings:
+    """Settings with the smallest ingress that they take, for a backlog."""
+    size = backlog * _MiB
+    while True:
         try:
-            await source.publish(Envelope.new("noise"), wait="accepted", timeout=1.0)
-        except NoReceipt as error:
-            pytest.fail(str(error))
+            return ServerSettings(backlog=backlog, ingress_bytes=size)
+        except ValidationError:
+            size += 1024
+
+
+async def flood_of_large_messages(broker: Site, number: int) -> list[bytes]:
+    """Submit as large as the broker takes, then smaller and smaller, until nothing fits."""
+    wire = await Wire.open(broker.url, broker.secret(AGENT))
+    answers: list[bytes] = []
+    for size in (_MiB - 200, 50_000, 1_000, 0):
+        answers += await flood(wire, number, size)
+    await wire.close()
+    return answers
+
+
+async def test_a_flood_of_large_messages_leaves_room_for_others(tmp_path: Path) -> None:
+    """In the smallest ingress that settings take: the quota ends before the room does."""
+    backlog = 20
+    settings = least_room(backlog)
+    limits = Limits(LIMITS.ledger_bytes, settings.ingress_bytes, settings.backlog)
+    async with bare(tmp_path, limits=limits) as broker:
+        answers = await flood_of_large_messages(broker, 2 * backlog)
+        source = await broker.publisher(PUBLISHER)
+        for number in range(backlog):
+            await source.publish(Envelope.new("noise", id=f"{number}"), wait="accepted")
+        stored = [subject for subject, _ in await broker.stored("INGRESS_0")]
+
+    assert not any(b"maximum bytes exceeded" in answer for answer in answers)
+    assert sum(b"10077" in answer for answer in answers) == len(answers) - backlog
+    assert stored == ["in.team.agent"] * backlog + ["in.outside.source"] * backlog
 
 
 async def test_a_flood_of_ids_makes_nobody_forget_those_of_others(tmp_path: Path) -> None:
