@@ -9,12 +9,19 @@ import pytest_asyncio
 
 from .ground import ground
 from .judge import Judge
+from .layouts import Layout
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def judge(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Judge]:
-    """A judge over a ground of the file's own; at the end it reads the whole ledger again."""
-    async with ground(tmp_path_factory.mktemp("ground")) as made:
+async def judge(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncGenerator[Judge]:
+    """A judge over a ground of the file's own; at the end it reads the whole ledger again.
+
+    The parameter is the layout of the broker: without one, everybody has an account.
+    """
+    layout = getattr(request, "param", Layout.APART)
+    async with ground(tmp_path_factory.mktemp("ground"), layout=layout) as made:
         over = Judge(made)
         await over.start()
         yield over

@@ -16,11 +16,12 @@ from tidegate_schemas.errors import NoReceipt
 from tidegate_schemas.settings import ServerSettings
 
 from .attack import Attack, Marks
+from .catalogue import BY_NAME
 from .ground import Foe, Ground, bare, foe, ground
 from .judge import Judge, messages
 from .layouts import Alter
 from .test_floods import flood, flood_of_large_messages
-from .undefended import BY_NAME, UNDEFENDED, Document, Undefended
+from .undefended import UNDEFENDED, Document, Undefended
 from .wire import Wire
 
 

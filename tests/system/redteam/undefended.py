@@ -21,16 +21,10 @@ from tidegate_policy.window import First, Window
 from tidegate_schemas.record import Receipt, Record, decode_receipts, decode_record
 from tidegate_schemas.subjects import AckAddress, Verdict
 
-from .attacks_connections import CONNECTIONS
-from .attacks_messages import MESSAGES
-from .attacks_permissions import PUBLISHING, SUBSCRIBING
-from .attacks_replies import ANSWERS
-from .attacks_work import WORK
 from .ground import POLICIES
 from .judge import Kind
 from .layouts import Alter, Layout
 
-BY_NAME = {a.name: a for a in (*ANSWERS, *CONNECTIONS, *MESSAGES, *PUBLISHING, *SUBSCRIBING, *WORK)}
 Patch = Callable[[pytest.MonkeyPatch], None]
 Document = dict[str, Any]
 

@@ -1,0 +1,40 @@
+"""The same attacks where the broker knows everybody by a token, and all agents share an account."""
+
+from __future__ import annotations
+
+import pytest
+
+from .catalogue import BY_NAME
+from .judge import Judge
+from .layouts import Layout
+
+NAMES = (
+    *("as another of the team", "as the gateway", "as a full wildcard", "as below the own subject"),
+    *("on a record", "on a receipt of another", "on an own inbox", "on the tail"),
+    *("ask $SYS.REQ.CLAIMS.UPDATE", "ask $SYS.REQ.USER.INFO", "ask $SYS.REQ.SERVER.PING.CONNZ"),
+    *("ask STREAM.DELETE.LEDGER_0", "ask STREAM.PURGE.INGRESS_0", "ask DIRECT.GET.LEDGER_0"),
+    *("ask CONSUMER.CREATE.LEDGER_0.x", "ask CONSUMER.MSG.NEXT.LEDGER_0.team_other"),
+    *("subscribe to >", "subscribe to receipt.team.other", "subscribe to _INBOX_team_other.>"),
+    *("subscribe to the exact inbox of a worker", "join queue q of >"),
+    *("publish, answer to a record", "publish, answer to a submission of another"),
+    *("publish, answer to a receipt of another", "pull nothing, answer to the tail"),
+    *("pull, answer to the exact inbox of a worker", "publish, answer to another's inbox"),
+    *("publish, answer to the exact inbox of a publisher", "acceptances for a publisher"),
+    *("ack another's work", "term another's work", "ack in the second form"),
+    *("ack another's sequence under the own consumer", "settle the own work in every way"),
+    *("connect with no key", "connect with a signature over another nonce"),
+    *("connect with a user and a password", "connect with a leaf of brokers"),
+    *("name an account", "name permissions", "CONNECT twice", "a payload that is too large"),
+    *("header: rollup of everything", "headers: those of a stored record", "replay a record"),
+    *("submit a receipt", "lie: a task to oneself", "lie: a registration"),
+    *("two hundred connections", "a thousand copies that nobody reads"),
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.mark.parametrize("judge", [Layout.OPERATOR], indirect=True, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+async def test_what_is_refused_by_a_list_is_refused_by_tokens(judge: Judge, name: str) -> None:
+    """Others work on, nothing is forged, lost or overheard, and the attempt is visible."""
+    assert await judge.breaches(BY_NAME[name]) == []
