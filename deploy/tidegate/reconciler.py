@@ -21,9 +21,8 @@ from tidegate_bus.topology import converge
 from tidegate_policy.roster import BUILT_IN, Roster, follow
 from tidegate_schemas import subjects
 from tidegate_schemas.clock import rfc3339
-from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidEnvelope, LedgerError, Refused
-from tidegate_schemas.identity import IDENTITY_COMMANDS, Registration
+from tidegate_schemas.identity import IDENTITY_COMMANDS
 from tidegate_schemas.subjects import Kind, Principal
 from tidegate_schemas.vocabulary import OPERATOR
 
@@ -59,11 +58,14 @@ def applied(state: State) -> Applied | None:
         return None
 
 
-def write_applied(state: State, done: Applied) -> None:
-    """Say what is in force."""
+def note(state: State, version: str, refused: Mapping[str, Refused]) -> Applied:
+    """Write down what is in force from now on."""
+    reasons = {name: str(error) for name, error in refused.items()}
+    done = Applied(version, rfc3339(time.time_ns()), reasons)
     part = state.applied.with_suffix(".part")
     part.write_bytes(msgspec.json.encode(done))
     part.replace(state.applied)
+    return done
 
 
 async def roster(reader: LedgerReader) -> Roster:
@@ -119,35 +121,29 @@ class Reconciler:
         """
         async with await self._connect(OPERATOR) as operator:
             known = (await roster(LedgerReader(operator))).members
-            await admit(wanted.only(known))
-            async with await self._connect(REGISTRAR) as registrar:
-                await converge(registrar, project.limits(), wanted.subscriptions())
-            refused = await self._tell(operator, wanted, known)
-        admitted = wanted.only(wanted.entries.keys() - refused.keys())
-        await admit(admitted)
-        done = Applied(version, rfc3339(time.time_ns()), refused)
-        write_applied(project.state, done)
-        return done
+        await admit(wanted.only(known))
+        async with await self._connect(REGISTRAR) as registrar:
+            await converge(registrar, project.limits(), wanted.subscriptions())
+        refused = await self.announce(wanted)
+        await admit(wanted.only(wanted.entries.keys() - refused.keys()))
+        return note(project.state, version, refused)
 
-    async def _tell(
-        self, operator: Connection, wanted: Wanted, known: Mapping[str, Registration]
-    ) -> dict[str, str]:
-        """Submit what the ledger does not know yet; who was refused, and why."""
-        publisher = await Publisher.start(operator)
-        refused: dict[str, str] = {}
-        for envelope in changes(wanted, known):
-            principal: str = envelope.payload()["principal"]
-            try:
-                receipt = await publisher.publish(envelope)
-                _log.info(envelope.type, principal=principal, record=receipt.seq)
-            except Refused as error:
-                refused[principal] = str(error)
-                _log.error(f"{envelope.type} refused", principal=principal, error=str(error))
+    async def announce(self, wanted: Wanted) -> dict[str, Refused]:
+        """Tell the ledger what it does not know yet; who was refused, and why.
+
+        Raises:
+            LedgerError, Unavailable: see `apply`.
+        """
+        refused: dict[str, Refused] = {}
+        async with await self._connect(OPERATOR) as operator:
+            known = (await roster(LedgerReader(operator))).members
+            publisher = await Publisher.start(operator)
+            for envelope in changes(wanted, known):
+                principal: str = envelope.payload()["principal"]
+                try:
+                    receipt = await publisher.publish(envelope)
+                    _log.info(envelope.type, principal=principal, record=receipt.seq)
+                except Refused as error:
+                    refused[principal] = error
+                    _log.error(f"{envelope.type} refused", principal=principal, error=str(error))
         return refused
-
-
-async def submit(operator: Connection, envelopes: list[Envelope]) -> None:
-    """Submit commands that are decided once a gateway runs."""
-    publisher = await Publisher.start(operator)
-    for envelope in envelopes:  # one after the other: they build on each other
-        await publisher.publish(envelope, wait="accepted")

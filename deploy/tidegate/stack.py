@@ -15,30 +15,26 @@ from typing import Any, Self, TextIO
 
 from tidegate_bus.accounts import REGISTRAR
 from tidegate_bus.connection import Connection, connect
-from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.server import Server
 from tidegate_bus.tasks import end
 from tidegate_bus.telemetry import Health
 from tidegate_bus.topology import converge
 from tidegate_policy.bundle import load_bundle, write_bundle
-from tidegate_schemas.clock import rfc3339
 from tidegate_schemas.errors import (
-    Denied,
     InvalidInput,
     InvalidPolicy,
     TidegateError,
     Unavailable,
 )
-from tidegate_schemas.subjects import Principal, Verdict
-from tidegate_schemas.vocabulary import OPERATOR
+from tidegate_schemas.subjects import Principal
 
 from .access import Access, access
 from .child import Child, OnLine
 from .guards import Guards
-from .identities import Wanted, changes, ensure_keys, wanted
+from .identities import Wanted, ensure_keys, wanted
 from .processes import running, telemetry
 from .project import Project, State, check_blueprints, client_tls, load_project
-from .reconciler import Applied, Reconciler, roster, submit, write_applied
+from .reconciler import Applied, Reconciler, note
 
 _POLL_SECONDS = 0.02
 _GRACE_SECONDS = 5.0
@@ -121,18 +117,17 @@ class Stack:
         self._keeper = asyncio.create_task(self._keep_server())
         async with await self.connect(REGISTRAR) as connection:
             await converge(connection, self.project.limits(), who.subscriptions())
-        async with await self.connect(OPERATOR) as operator:
-            # Submitted first, so that the ledger knows who provides a task when a run needs it.
-            reader = LedgerReader(operator)
-            last = await reader.last()
-            commands = list(changes(who, (await roster(reader)).members))
-            await submit(operator, commands)
-            self._add_workers(who)
-            for child in self.children:
-                child.start()
-            await self._until_ready()
-            await _until_admitted(reader, last.seq + 1 if last else 1, {c.id for c in commands})
-        write_applied(state, Applied(version, rfc3339(now)))
+        self._add_workers({str(user.principal) for user in who.users()})
+        for child in self.children:
+            child.start()
+        await self._until_ready()
+        refused = await self._reconciler.announce(who)
+        for name, error in refused.items():
+            if who.entries[name].declared:  # what the project is made of cannot be left out
+                raise error
+        if refused:
+            await self._admit(who.only(who.entries.keys() - refused.keys()))
+        note(state, version, refused)
         await self._guards.start(who, self.server.url)
         self._telemetry.enter_context(telemetry(state, "stack", self._health))
         self._identities = asyncio.create_task(self._keep_identities(version, who))
@@ -287,13 +282,11 @@ class Stack:
         for name in [name for name in self._workers if name not in known]:
             self._on_line("stack", f"stopping {name}: it is not wanted any more")
             await self._workers.pop(name).stop(_GRACE_SECONDS)
-        for child in self._add_workers(who):
-            if child.name in known:
-                child.start()
+        for child in self._add_workers(known):
+            child.start()
 
-    def _add_workers(self, who: Wanted) -> list[Child]:
-        """Workers for the project's agents that have none yet."""
-        known = {str(user.principal) for user in who.users()}
+    def _add_workers(self, known: Collection[str]) -> list[Child]:
+        """Workers for those of the project's agents that may connect and have none yet."""
         added: list[Child] = []
         for manifest in self.project.manifests:
             name = str(manifest.principal)
@@ -333,31 +326,6 @@ class Stack:
         traceback: TracebackType | None,
     ) -> None:
         await self.stop()
-
-
-async def _until_admitted(reader: LedgerReader, start: int, ids: set[str]) -> None:
-    """Wait until the ledger has the envelopes of the operator with these ids.
-
-    Raises:
-        Denied: policy said no to one of them.
-        Unavailable: one is not there in time.
-    """
-    missing = set(ids)
-    try:
-        async with asyncio.timeout(_READY_SECONDS):
-            records = reader.read(start, follow=True)
-            while missing:
-                record = (await anext(records)).record()
-                message = record.message()
-                if message is None or record.by != str(OPERATOR) or message.id not in missing:
-                    continue
-                missing.remove(message.id)
-                if record.verdict is Verdict.DENY:
-                    why = record.why
-                    detail = str(why.facts.get("detail", ""))
-                    raise Denied(why.reason, detail, record.seq, why.policies)
-    except TimeoutError:
-        raise Unavailable(f"agents are not registered after {_READY_SECONDS:g} s") from None
 
 
 def _forget_dead(state: State) -> None:
