@@ -410,6 +410,19 @@ class Authority:
             yield
 
 
+def account_key(folder: Path, name: str) -> str:
+    """The public key of an account of the authority in a folder, by which the server names it.
+
+    Raises:
+        InvalidInput: there is no such key.
+    """
+    path = folder / f"{name}.nk"
+    try:
+        return Key.ACCOUNT.public(path.read_text("ascii").strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path}: no seed: {error}") from None
+
+
 def _first(second: int) -> _State:
     return _State(second, {name: _Issued(second) for name in _ACCOUNTS})
 

@@ -194,4 +194,6 @@ def _differences(name: str, wanted: dict[str, Any], found: dict[str, Any]) -> It
         else:
             same = value == actual or (value is False and actual is None)
         if not same:
-            yield f"{name}: {field} is {actual!r}, declared {value!r}"
+            room = field == "max_bytes" and name.startswith(subjects.ledger_stream(0)[:-1])
+            way = " (`tidegate ledger grow` gives it more room)" if room else ""
+            yield f"{name}: {field} is {actual!r}, declared {value!r}{way}"

@@ -106,7 +106,7 @@ class Stack:
         state = self.project.state
         check_blueprints(self.project)
         state.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(state.folder / "lock")
+        self._lock = locked(state.folder / "lock")
         _forget_dead(state)
         self._check_policy()  # so that bad policy is said before anything runs
         now = time.time_ns()
@@ -336,7 +336,7 @@ def _forget_dead(state: State) -> None:
             path.unlink(missing_ok=True)
 
 
-def _locked(path: Path) -> TextIO:
+def locked(path: Path) -> TextIO:
     """A file that is locked as long as it is open, so that two stacks never share a store.
 
     Raises:

@@ -185,7 +185,8 @@ async def test_a_ledger_that_differs_is_an_error_and_nothing_is_touched(broker: 
         await converge(await broker.connect(REGISTRAR), replace(LIMITS, backlog=7), [MORE])
 
     assert caught.value.differences == [
-        f"LEDGER_0: max_bytes is {2**29}, declared {2**30}",
+        f"LEDGER_0: max_bytes is {2**29}, declared {2**30} "
+        "(`tidegate ledger grow` gives it more room)",
         "LEDGER_0: duplicate_window is 1000000000, declared 100000000",
     ]
     assert await everything(broker) == before

@@ -1,4 +1,4 @@
-"""`tidegate ledger`: tail, show, timeline."""
+"""`tidegate ledger`: tail, show, timeline, grow."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import msgspec
 import typer
 
 from tidegate.bus import Bus
+from tidegate.growth import grow_ledger
+from tidegate.project import open_project
 from tidegate.timeline import Line, timeline_of
 from tidegate_bus.ledger import LedgerReader, StoredRecord
 from tidegate_schemas.clock import parse_rfc3339
@@ -29,7 +31,7 @@ from .console import (
     verdict,
 )
 
-app = group("Read the ledger.")
+app = group("Read the ledger, and give it more room.")
 
 _WIDTH = 9  # of the longest verdict
 
@@ -120,6 +122,21 @@ class _Reading:
 
     async def __aexit__(self, *_: object) -> None:
         await self._bus.close()
+
+
+@app.command()
+def grow(
+    project: ProjectOption = None, state: StateOption = None, as_json: JsonOption = False
+) -> None:
+    """Give the ledger the room that `server.ledger_bytes` says, while the stack is stopped.
+
+    Nobody may change the ledger's stream while the bus runs, whatever key they hold.
+    """
+    before, now = run(grow_ledger(open_project(project, state)))
+    if as_json:
+        print_json({"before": before, "now": now})
+    else:
+        out.print(f"the ledger may take {now:,} bytes now; before, {before:,}", highlight=False)
 
 
 def _reader(project: Path | None, state: Path | None) -> _Reading:
