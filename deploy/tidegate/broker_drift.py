@@ -38,7 +38,10 @@ async def broker_drift(path: Path, log: Path, body: str, who: Wanted) -> list[st
     if not intact:
         lines.append(f"{path} was changed by hand")
     if found != body:
-        lines += _differences(body, found, {u.public_key: u.principal for u in who.users()})
+        try:
+            lines += _differences(body, found, {u.public_key: u.principal for u in who.users()})
+        except (ValueError, KeyError, TypeError, AttributeError):
+            lines.append("it is not of the form in which it is generated")
     loaded, written = _loaded(log), await _digest(path)
     if loaded and written and loaded != written:
         lines.append(
@@ -49,13 +52,9 @@ async def broker_drift(path: Path, log: Path, body: str, who: Wanted) -> list[st
 
 
 def _differences(wanted: str, found: str, names: dict[str, Principal]) -> Iterator[str]:
-    try:
-        should, actual = json.loads(wanted), json.loads(found)
-        theirs, ours = actual.pop("accounts"), should.pop("accounts")
-        has, wants = _users(theirs), _users(ours)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        yield "it is not of the form in which it is generated"
-        return
+    should, actual = json.loads(wanted), json.loads(found)
+    theirs, ours = actual.pop("accounts"), should.pop("accounts")
+    has, wants = _users(theirs), _users(ours)
     for key in sorted({*should, *actual}):
         if should.get(key) != actual.get(key):
             yield f"{key} is {actual.get(key)!r}, wanted {should.get(key)!r}"
@@ -84,8 +83,10 @@ def _users(accounts: dict[str, Any]) -> dict[str, tuple[str, Any]]:
     }
 
 
-def _rights(who: object, what: str, wanted: Any, found: Any) -> Iterator[str]:
-    if not isinstance(found, dict) or what not in found:
+def _rights(
+    who: object, what: str, wanted: dict[str, Any], found: dict[str, Any] | None
+) -> Iterator[str]:
+    if found is None or what not in found:
         yield f"lets {who} {what} everything"
         return
     may, should = set(found[what].get("allow", ())), set(wanted[what]["allow"])

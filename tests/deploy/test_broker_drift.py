@@ -131,7 +131,17 @@ async def test_a_change_of_blanks_is_a_change(written: Written) -> None:
     assert await written.drift() == [f"{written.path} was changed by hand"]
 
 
-@pytest.mark.parametrize("text", ["", "{ nonsense", "[]", '{"accounts": 1}', "port: 4222"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{ nonsense",
+        "[]",
+        '{"accounts": 1}',
+        "port: 4222",
+        '{"accounts": {"A": {"users": [1]}}}',
+    ],
+)
 async def test_what_is_no_configuration_of_ours_is_said_to_be_none(
     written: Written, text: str
 ) -> None:
