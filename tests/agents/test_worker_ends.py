@@ -18,7 +18,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from support import AGENT, OTHER, Broker, until
-from support.broker import CAPABILITY, TOPIC
+from support.broker import CAPABILITY, TOPIC, running_broker
 from tidegate_agents import Agent, Context, Worker
 from tidegate_bus.connection import Connection
 from tidegate_bus.delivery import Delivery
@@ -283,10 +283,18 @@ async def work(data: str) -> None:
     assert answer.payload() == {"data": "x", "delivered": 2, "by": "second"}
 
 
+@pytest.fixture
+async def shared(tmp_path: Path) -> AsyncGenerator[Broker]:
+    """A broker in which all agents share an account, as in operator mode."""
+    async with running_broker(tmp_path / "shared", together=True) as made:
+        yield made
+
+
 async def test_what_others_send_into_the_inbox_of_a_worker_is_ignored(
-    broker: Broker, monkeypatch: pytest.MonkeyPatch
+    shared: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An agent may ask the broker to send its own deliveries to another; they are not taken."""
+    broker = shared
     inboxes: list[str] = []
     listen = Connection.listen
 

@@ -273,7 +273,7 @@ def test_the_ledger_is_shown_as_lines_and_as_json(tidegate: Shell, here: Program
     assert seqs == list(range(1, len(seqs) + 1))
     assert nothing.out == ""
     assert json.loads(programs.out.splitlines()[0]) == first.json
-    assert first.json["to"] == "identity.register"
+    assert first.json["kind"] == "control"
     assert (later.status, "the ledger has no record 99999 yet" in later.err) == (2, True)
 
 

@@ -246,14 +246,15 @@ async def test_a_foreign_write_stops_the_gateway(broker: Broker, good: bool, bus
         forged = msgspec.structs.replace(first, seq=seq, ingress=Ingress(seq, 0, first.time))
         payload = encode_record(forged) if good else b"forged"
         await foreign.publish(subjects.ledger(0, Verdict.ALLOW, Kind.EVENT, "x.y"), payload)
-        load = load or asyncio.create_task(publish(publisher, "m1"))
+        after = asyncio.create_task(publish(publisher, "after"))  # the load may be over by now
 
         error = await end(gateway)
 
         assert isinstance(error, LedgerError)
         assert gateway.status == str(error)
-        load.cancel()
-        await asyncio.gather(load, return_exceptions=True)
+        for task in filter(None, (load, after)):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
     assert (await broker.stored(LEDGER))[-1][1] == payload
 
 
