@@ -14,6 +14,7 @@ import pytest
 
 from bus.test_operator_mode import Deployment, Wallet, open_authority
 from support import ADMIN, AGENT, Broker
+from support import until as wait_until
 from support.broker import IN_CONTAINER, configure
 from tidegate_bus import jwt
 from tidegate_bus.accounts import WARDEN
@@ -134,7 +135,8 @@ class Signed(Deployment):
         )
 
     async def lapse(self, until: int) -> None:
-        """The broker has a clock of its own."""
+        """The broker has a clock of its own; the last second of a token is a whole one."""
+        await wait_until(lambda: time.time_ns() > until + SECOND)
 
 
 Site = Listed | Signed

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from .catalogue import BY_NAME
+from .attacks_wildcards import WILDCARDS
+from .catalogue import ATTACKS, BY_NAME
 from .judge import Judge
 from .layouts import Layout
 
@@ -30,11 +31,23 @@ NAMES = (
     *("two hundred connections", "a thousand copies that nobody reads"),
 )
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+REST = [a.name for a in ATTACKS if a.name not in NAMES and a not in WILDCARDS]
+"""An answer to a wildcard does something here, see `test_wildcard_replies`."""
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.parametrize("judge", [Layout.OPERATOR], indirect=True, ids=str),
+]
 
 
-@pytest.mark.parametrize("judge", [Layout.OPERATOR], indirect=True, ids=str)
 @pytest.mark.parametrize("name", NAMES)
 async def test_what_is_refused_by_a_list_is_refused_by_tokens(judge: Judge, name: str) -> None:
     """Others work on, nothing is forged, lost or overheard, and the attempt is visible."""
+    assert await judge.breaches(BY_NAME[name]) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", REST)
+async def test_so_is_everything_else(judge: Judge, name: str) -> None:
+    """All attacks, as above."""
     assert await judge.breaches(BY_NAME[name]) == []
