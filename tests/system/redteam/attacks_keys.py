@@ -9,6 +9,7 @@ import base64
 import json
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from bus.test_operator_mode import forged
@@ -61,6 +62,10 @@ async def _try(foe: Foe, connect: Callable[[Wire], bytes]) -> None:
     )
     assert wire.cut
     assert wire.heard == []
+
+
+def _proof(secret: Credentials, fields: dict[str, str], wire: Wire) -> bytes:
+    return wire.proof(secret, **fields)
 
 
 async def _knock(foe: Foe, found: Credentials) -> None:
@@ -154,7 +159,7 @@ async def _key_of_another(foe: Foe) -> Marks:
     for who in (OTHER, GATEWAY, COORDINATOR):
         other = foe.ground.broker.secret(who)
         known = {"jwt": other.jwt} if other.jwt else {"nkey": other.public_key}
-        await _try(foe, lambda wire, known=known: wire.proof(foe.secret, **known))
+        await _try(foe, partial(_proof, foe.secret, known))
     return REFUSED
 
 

@@ -9,7 +9,6 @@ import pytest_asyncio
 
 from .ground import ground
 from .judge import Judge
-from .layouts import Layout
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -18,10 +17,11 @@ async def judge(
 ) -> AsyncGenerator[Judge]:
     """A judge over a ground of the file's own; at the end it reads the whole ledger again.
 
-    The parameter is the layout of the broker: without one, everybody has an account.
+    The parameter holds arguments of `ground`; without one it is the product as it is, with
+    everybody in an account of their own.
     """
-    layout = getattr(request, "param", Layout.APART)
-    async with ground(tmp_path_factory.mktemp("ground"), layout=layout) as made:
+    options = getattr(request, "param", {})
+    async with ground(tmp_path_factory.mktemp("ground"), **options) as made:
         over = Judge(made)
         await over.start()
         yield over

@@ -37,6 +37,10 @@ unless { principal.role == "coordinator" };
 @id("only-the-coordinator-commands")
 forbid (principal, action == Action::"control", resource)
 unless { principal.role == "coordinator" };
+@id("only-the-probe-raises-alarms")
+forbid (principal, action == Action::"event", resource)
+when { ["bus.probed", "bus.bypassed"].contains(context.to) }
+unless { principal.role == "probe" };
 """
 CANARY = b"not for your ears"
 _LEASE = 3600.0  # nothing comes back by itself while a test runs

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import structlog.testing
 
 from support import AGENT, TOPIC, until
+from support.broker import ROSTER
 from tidegate_bus.connection import ApiError, Connection
+from tidegate_policy.roster import Roster, follow
 from tidegate_schemas import subjects
 from tidegate_schemas.errors import InvalidRecord
 from tidegate_schemas.record import Record, decode_record
@@ -34,7 +36,7 @@ _GONE = 10037
 class Kind(StrEnum):
     """What has gone wrong."""
 
-    CONFIG = "a stream or consumer was changed"
+    CONFIG = "a stream, a consumer or the roster was changed"
     FOREIGN = "the ledger holds what no gateway wrote"
     FORGED = "a message stands there under another's name"
     LOST = "a message of another is lost, late or refused"
@@ -61,6 +63,7 @@ class Judge:
         seen: the ledger so far, subject and payload.
         records: its records, by the sequence of the submission.
         submissions: last sequence of the ingress so far.
+        roster: who takes part, as the ledger says.
     """
 
     ground: Ground
@@ -68,6 +71,7 @@ class Judge:
     seen: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])
     records: dict[int, Record] = field(default_factory=dict[int, Record])
     submissions: int = 0
+    roster: Roster = field(default_factory=lambda: Roster.of(ROSTER))
 
     async def start(self) -> None:
         """Look at what is there before any attack."""
@@ -81,6 +85,7 @@ class Judge:
         log = ground.broker.server.log
         offset = log.stat().st_size
         theirs: list[str] = []
+        members = self.roster
         with structlog.testing.capture_logs() as events:
             async with foe(ground) as attacker:
                 async with ground.others_at_work():
@@ -92,6 +97,8 @@ class Judge:
         found += [breach async for breach in self._read_ingress()]
         found += await self._others()
         found += [Breach(Kind.CONFIG, what) for what in await self._changes()]
+        if self.roster != members:
+            found.append(Breach(Kind.CONFIG, "others take part than before"))
         found += _heard(attacker)
         text = log.read_bytes()[offset:].decode(errors="replace")
         if theirs != list(marks.records):
@@ -147,6 +154,8 @@ class Judge:
             if not follows or record.seq != seq or subject != place:
                 yield Breach(Kind.FOREIGN, f"{seq} {subject}: {payload[:200]!r}")
             self.records[record.ingress.seq] = record
+            if record.verdict is Verdict.ALLOW and record.kind is subjects.Kind.CONTROL:
+                self.roster = follow(self.roster, record)
             if record.by == str(AGENT):
                 theirs.append(f"{record.verdict} {record.why.reason}")
                 continue

@@ -49,6 +49,15 @@ class Layout(StrEnum):
         return self is not Layout.APART
 
 
+BY_LIST = pytest.mark.parametrize(
+    "judge", [{"layout": Layout.APART}], indirect=True, ids=[str(Layout.APART)]
+)
+BY_TOKENS = pytest.mark.parametrize(
+    "judge", [{"layout": Layout.OPERATOR}], indirect=True, ids=[str(Layout.OPERATOR)]
+)
+"""For tests with a judge: in which layout."""
+
+
 class Listed(Broker):
     """A broker that knows keys by a list. Each change of the list is a reload.
 

@@ -7,7 +7,7 @@ import pytest
 from .attacks_wildcards import WILDCARDS
 from .catalogue import ATTACKS, BY_NAME
 from .judge import Judge
-from .layouts import Layout
+from .layouts import BY_TOKENS
 
 NAMES = (
     *("as another of the team", "as the gateway", "as a full wildcard", "as below the own subject"),
@@ -34,10 +34,7 @@ NAMES = (
 REST = [a.name for a in ATTACKS if a.name not in NAMES and a not in WILDCARDS]
 """An answer to a wildcard does something here, see `test_wildcard_replies`."""
 
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.parametrize("judge", [Layout.OPERATOR], indirect=True, ids=str),
-]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), BY_TOKENS]
 
 
 @pytest.mark.parametrize("name", NAMES)
