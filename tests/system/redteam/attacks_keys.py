@@ -60,8 +60,6 @@ async def _try(foe: Foe, connect: Callable[[Wire], bytes]) -> None:
         frame("ledger.0.allow.task.work.do"),
         frame(PULL, NOW, INBOX),
     )
-    assert wire.cut
-    assert wire.heard == []
 
 
 def _proof(secret: Credentials, fields: dict[str, str], wire: Wire) -> bytes:

@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from support import ADMIN, AGENT, LIMITS, PUBLISHER, until
+from support import ADMIN, AGENT, LIMITS, OTHER, PUBLISHER, Broker, until
+from tidegate_bus.connection import Connection
 from tidegate_bus.keyring import Keyring
 from tidegate_bus.topology import Limits
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import NoReceipt
 from tidegate_schemas.settings import ServerSettings
 
-from .attack import Attack, Marks
+from .attack import OWN, Attack, Marks, event
 from .catalogue import BY_NAME
 from .ground import Foe, Ground, bare, foe, ground
 from .judge import Judge, messages
-from .layouts import Alter
+from .layouts import Alter, Layout, Listed
 from .test_floods import flood, flood_of_large_messages
 from .undefended import UNDEFENDED, Document, Undefended
 from .wire import Wire
@@ -146,3 +147,47 @@ async def test_without_room_for_a_whole_quota_large_messages_fill_the_ingress(
             await source.publish(large, wait="accepted", timeout=1.0)
 
     assert any(b"maximum bytes exceeded" in answer for answer in answers)
+
+
+@pytest.mark.parametrize("layout", [Layout.APART, Layout.OPERATOR])
+async def test_a_revocation_that_the_broker_does_not_hear_of_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: Layout
+) -> None:
+    """A key that is left on the list, or revoked without a push, submits as before."""
+
+    async def nothing(connection: Connection, account: str) -> None:
+        pass
+
+    monkeypatch.setattr("tidegate_bus.operator_mode._push", nothing)
+    async with ground(tmp_path, layout=layout) as made:
+        if isinstance(made.broker, Listed):
+            made.broker.forgetful = True
+        judge = Judge(made)
+        await judge.start()
+        found = await judge.breaches(BY_NAME["a revoked key"])
+
+    assert any("records ['allow permitted'], expected ()" in breach.detail for breach in found)
+
+
+@pytest.mark.parametrize("layout", Layout)
+async def test_only_in_an_account_of_its_own_an_answer_reaches_nobody_else(
+    tmp_path: Path, layout: Layout
+) -> None:
+    """An answer that is aimed at another's inbox is heard there by whoever is in the account."""
+    async with bare(tmp_path, layout=layout) as broker:
+        victim = await Wire.open(broker.url, broker.secret(OTHER))
+        await victim.subscribe("_INBOX_team_other.>")
+        async with foe(Ground(broker, await broker.connect(ADMIN))) as attacker:
+            await attacker.wire.publish(OWN, event("1"), "_INBOX_team_other.from-another")
+            await until(lambda: has(broker, 1))
+        await victim.publish("in.team.other", event("2"), "_INBOX_team_other.own")
+        await victim.until(lambda: any(h.subject.endswith(".own") for h in victim.heard))
+        await victim.close()
+
+    heard = [heard.subject for heard in victim.heard]
+    assert ("_INBOX_team_other.from-another" in heard) is layout.shared
+
+
+async def has(broker: Broker, number: int) -> bool:
+    """Whether the ingress has so many submissions."""
+    return await broker.length("INGRESS_0") == number

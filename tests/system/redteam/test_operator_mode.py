@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from .attacks_keys import KEYS
 from .attacks_wildcards import WILDCARDS
 from .catalogue import ATTACKS, BY_NAME
 from .judge import Judge
@@ -27,12 +28,12 @@ NAMES = (
     *("connect with a user and a password", "connect with a leaf of brokers"),
     *("name an account", "name permissions", "CONNECT twice", "a payload that is too large"),
     *("header: rollup of everything", "headers: those of a stored record", "replay a record"),
-    *("submit a receipt", "lie: a task to oneself", "lie: a registration"),
+    *("submit a receipt", "lie: a task to oneself", "revoke another", "raise bus.bypassed"),
     *("two hundred connections", "a thousand copies that nobody reads"),
 )
 
-REST = [a.name for a in ATTACKS if a.name not in NAMES and a not in WILDCARDS]
-"""An answer to a wildcard does something here, see `test_wildcard_replies`."""
+REST = [a.name for a in ATTACKS if a.name not in NAMES and a not in (*KEYS, *WILDCARDS)]
+"""Those with keys are in `test_keys`. An answer to a wildcard does something here, see there."""
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), BY_TOKENS]
 

@@ -15,12 +15,15 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
+from support.broker import PERMIT_ALL
 from tidegate_bus.delivery import Inbox
 from tidegate_bus.publisher import Publisher
 from tidegate_policy.window import First, Window
+from tidegate_schemas.identity import Registration, Revocation
 from tidegate_schemas.record import Receipt, Record, decode_receipts, decode_record
 from tidegate_schemas.subjects import AckAddress, Verdict
 
+from .attacks_wildcards import EFFECTIVE
 from .ground import POLICIES
 from .judge import Kind
 from .layouts import Alter, Layout
@@ -139,6 +142,18 @@ def _ids_at_the_broker(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Publisher, "_send", send)
 
 
+def _any_header(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("tidegate_bus.ingress._reserved", lambda headers: "")
+
+
+def _any_registration(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Registration, "check", lambda registration: registration)
+
+
+def _any_revocation(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Revocation, "check", lambda revocation: revocation)
+
+
 def _ids_of_all_senders(patch: pytest.MonkeyPatch) -> None:
     find, add = Window.find, Window.add
 
@@ -153,6 +168,42 @@ def _ids_of_all_senders(patch: pytest.MonkeyPatch) -> None:
 
 
 UNDEFENDED = [
+    *(
+        Undefended(without="an account of one's own", attack=attack.name, achieves=Kind.LOST)
+        for attack in EFFECTIVE
+    ),
+    Undefended(
+        without="reserved headers",
+        patch=_any_header,
+        attack="headers: those of a stored record",
+        achieves=Kind.MARKS,
+    ),
+    *(
+        Undefended(
+            without="policies on commands", policies=PERMIT_ALL, attack=attack, achieves=Kind.CONFIG
+        )
+        for attack in ("register a newcomer", "register itself as an operator", "revoke another")
+    ),
+    Undefended(
+        without="policies on alarms",
+        policies=PERMIT_ALL,
+        attack="raise bus.bypassed",
+        achieves=Kind.MARKS,
+    ),
+    *(
+        Undefended(
+            without="the bus's own being out of reach",
+            policies=PERMIT_ALL,
+            patch=patch,
+            attack=attack,
+            achieves=Kind.CONFIG,
+        )
+        for attack, patch in (
+            ("register coordinator of the bus", _any_registration),
+            ("register a second gateway", _any_registration),
+            ("revoke coordinator of the bus", _any_revocation),
+        )
+    ),
     *(
         Undefended(without="accounts apart", alter=_one_account, attack=attack, achieves=achieves)
         for attack, achieves in (
