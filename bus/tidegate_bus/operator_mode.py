@@ -278,7 +278,26 @@ class Authority:
 
     def is_revoked(self, public_key: str, role: Role) -> bool:
         """Whether what was issued to a key was taken back, at some time."""
-        return public_key in self._state().accounts[accounts.account(role)].revoked
+        return self.revoked_at(public_key, role) is not None
+
+    def revoked_at(self, public_key: str, role: Role) -> int | None:
+        """In which second (since 1970) what was issued to a key was taken back, if it was."""
+        found = self._state().accounts[accounts.account(role)].revoked.get(public_key)
+        return found.at if found else None
+
+    def reinstate(self, public_key: str, role: Role) -> None:
+        """Forget that a key was taken back, after a later token was issued to it.
+
+        Servers that were told go on refusing what is older.
+        """
+        name = accounts.account(role)
+        with (self._folder / "lock").open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            state = self._state()
+            before = state.accounts[name]
+            revoked = {key: entry for key, entry in before.revoked.items() if key != public_key}
+            issued = msgspec.structs.replace(before, revoked=revoked)
+            self._save(_changed(state, name, issued), replace=True)
 
     async def push(self, connection: Connection, *, now: int) -> None:
         """Tell a running server all accounts: changed limits, and every revocation.

@@ -129,11 +129,19 @@ class Signed:
             seed = keyring.find_seed(who)
             ours = seed is not None and Credentials(seed).public_key == key
             path = keyring.creds_path(who) if ours else keyring.token_path(who)
-            if key != entry.good(wanted.now)[-1] or _is_issued(path, key, expires):
+            revoked = authority.revoked_at(key, identity.role)  # it went, and came back
+            if key != entry.good(wanted.now)[-1]:
                 continue
-            token = authority.token(who, identity.role, key, now=wanted.now, expires=expires)
+            if revoked is None and _is_issued(path, key, expires):
+                continue
+            now = max(wanted.now, 0 if revoked is None else (revoked + 1) * _SECOND)
+            if expires is not None and expires // _SECOND <= now // _SECOND:
+                continue  # tokens are good for whole seconds
+            token = authority.token(who, identity.role, key, now=now, expires=expires)
             text = jwt.credentials_text(Credentials(seed, token)) if ours and seed else token
             write_secret(path, text, replace=True)
+            if revoked is not None:
+                authority.reinstate(key, identity.role)
 
 
 def access(project: Project, connect: Connect, reload: Callable[[], Awaitable[None]]) -> Access:
@@ -180,7 +188,7 @@ def _store_bytes(project: Project) -> int:
 def recorded_mode(state: State) -> str | None:
     """In which mode the ledger was made; None where there is none yet."""
     try:
-        return state.mode.read_text("ascii").strip()
+        return state.mode.read_text("ascii").strip() or None
     except OSError:
         return None
 
