@@ -141,7 +141,7 @@ class Server:
         try:
             self._process.send_signal(signal.SIGHUP)
             async with asyncio.timeout(timeout):
-                found = await _until_reloaded(self.log, offset)
+                found = await _until_reloaded(self._process, self.log, offset)
         except ProcessLookupError:
             raise ServerFailed("nats-server has ended", _end_of(self.log, offset)) from None
         except TimeoutError:
@@ -183,10 +183,14 @@ async def _until_ready(process: asyncio.subprocess.Process, log: Path, offset: i
         await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _until_reloaded(log: Path, offset: int) -> re.Match[str]:
+async def _until_reloaded(
+    process: asyncio.subprocess.Process, log: Path, offset: int
+) -> re.Match[str]:
     while True:
         if found := _RELOADED.search(_end_of(log, offset, 1_000_000)):
             return found
+        if process.returncode is not None:
+            raise ProcessLookupError
         await asyncio.sleep(_POLL_SECONDS)
 
 
