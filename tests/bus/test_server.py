@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import re
 import signal
 import stat
 import sys
@@ -12,11 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from support import until
+from support import Raw, until
 from support.processes import alive
-from tidegate_bus.accounts import configuration
+from tidegate_bus.accounts import Identity, configuration
+from tidegate_bus.credentials import public_key
+from tidegate_bus.keyring import new_seed
 from tidegate_bus.server import Server, find_server
 from tidegate_schemas.errors import ServerFailed, ServerMissing
+from tidegate_schemas.identity import Role
+from tidegate_schemas.subjects import Principal
 
 STUBBORN = """#!/bin/sh
 [ "$1" = --version ] && echo "nats-server: v2.15.0" && exit
@@ -216,3 +222,113 @@ async def test_it_ends_when_its_parent_is_killed(config: Path, tmp_path: Path) -
     parent.kill()
     await parent.communicate()
     await until(lambda: not alive(pid))
+
+
+def _with_users(config: Path, *seeds: str) -> None:
+    """Let these in, and nobody else."""
+    who = [
+        Identity(Principal("a", f"n{number}"), Role.PUBLISHER, public_key(seed))
+        for number, seed in enumerate(seeds)
+    ]
+    store = config.parent / "jetstream"
+    config.write_text(configuration(who, store=store, store_bytes=2**30))
+
+
+def _replaced(config: Path, text: str | None) -> str:
+    """Write something else, or remove it; what was there."""
+    before = config.read_text()
+    if text is None:
+        config.unlink()
+    else:
+        config.write_text(text)
+    return before
+
+
+async def test_a_reload_takes_in_who_may_connect(config: Path, tmp_path: Path) -> None:
+    """Who comes gets in, who goes is cut, and whose rights did not change stays connected."""
+    stays, goes, comes = new_seed(), new_seed(), new_seed()
+    _with_users(config, stays, goes)
+    async with await Server.start(config, tmp_path / "server.log") as server:
+        one, two = await Raw.open(server.url, stays), await Raw.open(server.url, goes)
+        with pytest.raises(AssertionError, match=r"Authorization Violation|closed the connection"):
+            await Raw.open(server.url, comes)
+        _with_users(config, stays, comes)
+        port, pid = server.port, server.pid
+        await server.reload()
+
+        assert await one.say() == []
+        await (await Raw.open(server.url, comes)).close()
+        with contextlib.suppress(AssertionError, OSError):
+            while True:  # until the broker closes it
+                await two.say()
+        with contextlib.suppress(OSError):
+            await two.close()
+        assert (server.port, server.pid) == (port, pid)
+        await server.reload()
+        assert await one.say() == []
+        await one.close()
+
+
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [
+        ('include "nothing.conf"', "nothing.conf: no such file"),
+        ("{}", "not supported for ServerName"),
+        ('{"accounts": {"A": {"users": [{"nkey": "U"}]}}}', "nkey"),
+    ],
+)
+async def test_a_reload_of_a_broken_file_is_refused_with_its_words(
+    config: Path, tmp_path: Path, broken: str, expected: str
+) -> None:
+    """The configuration before goes on, for who is connected and who comes; and can be mended."""
+    seed = new_seed()
+    _with_users(config, seed)
+    async with await Server.start(config, tmp_path / "server.log") as server:
+        link = await Raw.open(server.url, seed)
+        text = _replaced(config, broken)
+        for _ in range(2):
+            with pytest.raises(ServerFailed, match="does not take its configuration") as caught:
+                await server.reload()
+            assert re.search(expected, caught.value.log), caught.value.log
+        assert await link.say() == []
+        await (await Raw.open(server.url, seed)).close()
+        _replaced(config, text)
+        await server.reload()
+
+        assert await link.say() == []
+        await link.close()
+
+
+async def test_a_reload_of_a_missing_file_is_refused(config: Path, tmp_path: Path) -> None:
+    """As one that is broken."""
+    async with await Server.start(config, tmp_path / "server.log") as server:
+        _replaced(config, None)
+        with pytest.raises(ServerFailed, match="no such file"):
+            await server.reload()
+        assert alive(server.pid)
+
+
+async def test_a_reload_of_a_server_that_was_killed_is_told_apart(
+    config: Path, tmp_path: Path
+) -> None:
+    """Nobody waits for its answer: before the reload, or while it is under way."""
+    async with await Server.start(config, tmp_path / "server.log") as server:
+        os.kill(server.pid, signal.SIGSTOP)
+        waiting = asyncio.create_task(server.reload(timeout=60))
+        await asyncio.sleep(0)  # it has sent its signal
+        os.kill(server.pid, signal.SIGKILL)
+        with pytest.raises(ServerFailed, match="has ended"):
+            async with asyncio.timeout(10):
+                await waiting
+        with pytest.raises(ServerFailed, match="has ended"):
+            await server.reload()
+
+
+async def test_a_server_that_does_not_answer_a_reload_is_said(config: Path, tmp_path: Path) -> None:
+    """After the timeout; it may take it in later."""
+    async with await Server.start(config, tmp_path / "server.log") as server:
+        os.kill(server.pid, signal.SIGSTOP)
+        with pytest.raises(ServerFailed, match=r"no answer to a reload after 0\.1 s"):
+            await server.reload(timeout=0.1)
+        os.kill(server.pid, signal.SIGCONT)
+        await until(lambda: "Reloaded server configuration" in server.log.read_text())
