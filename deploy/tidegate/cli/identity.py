@@ -234,7 +234,7 @@ def rotate(
     """
     here = open_project(project, state)
     now = time.time_ns()
-    if is_built_in(name) and (key or print_seed):
+    if is_built_in(name) and (key is not None or print_seed):
         raise InvalidInput(f"the stack itself needs the seed of {name}: neither --key nor --print")
     try:
         end = rfc3339(now + int(parse_duration(overlap) * _SECOND))
@@ -303,9 +303,9 @@ class _Made:
         print_seed: bool,
         entries: Mapping[str, Entry],
     ) -> _Made:
-        if key and print_seed:
+        if key is not None and print_seed:
             raise InvalidInput("--key and --print: a key that somebody else keeps has no seed here")
-        if key:
+        if key is not None:
             check_public_key(key)
             for other in entries.values():
                 if key in [known.public for known in other.keys]:
