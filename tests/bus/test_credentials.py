@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import nkeys
 import pytest
@@ -29,6 +30,11 @@ KINDS = {
 
 def _pair(prefix: int) -> nkeys.KeyPair:
     return nkeys.from_seed(bytearray(new_seed(prefix).encode()))
+
+
+def _private_key() -> str:
+    key: Any = _pair(nkeys.PREFIX_BYTE_USER).private_key
+    return bytes(key).decode()
 
 
 def test_a_public_key_is_returned(tmp_path: Path) -> None:
@@ -75,7 +81,7 @@ SECRETS = {
     "credentials": credentials_text(Credentials(SEED, "a.b.c")),
     "of an account": new_seed(nkeys.PREFIX_BYTE_ACCOUNT),
     "of an operator": new_seed(nkeys.PREFIX_BYTE_OPERATOR),
-    "a private key": bytes(_pair(nkeys.PREFIX_BYTE_USER).private_key).decode(),
+    "a private key": _private_key(),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,26 +47,25 @@ def test_what_was_written_is_read_and_whole(tmp_path: Path, body: str) -> None:
     assert path.stat() == status
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda b: b + b" ",
-        lambda b: b.replace(b"1", b"2"),
-        lambda b: b.replace(b"\n", b"\r\n"),
-        lambda b: b[: b.index(b"{")] + b[b.index(b"{") :].replace(b"\n", b"\r\n"),
-        lambda b: b[:-1],
-        lambda b: b"",
-        lambda b: b"\n" + b,
-        lambda b: b.replace(b"sha256:", b"sha256: "),
-        lambda b: b.partition(b"\n")[2],
-        lambda b: b + b"\xff",
-    ],
-)
-def test_every_change_by_others_shows_and_is_lost(path: Path, change: object) -> None:
+CHANGES: dict[str, Callable[[bytes], bytes]] = {
+    "more": lambda b: b + b" ",
+    "other": lambda b: b.replace(b"1", b"2"),
+    "all ends of lines": lambda b: b.replace(b"\n", b"\r\n"),
+    "ends of lines": lambda b: b[: b.index(b"{")] + b[b.index(b"{") :].replace(b"\n", b"\r\n"),
+    "less": lambda b: b[:-1],
+    "nothing": lambda b: b"",
+    "an empty line": lambda b: b"\n" + b,
+    "digest": lambda b: b.replace(b"sha256:", b"sha256: "),
+    "no head": lambda b: b.partition(b"\n")[2],
+    "no text": lambda b: b + b"\xff",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_change_by_others_shows_and_is_lost(path: Path, change: str) -> None:
     """Also one of line ends only; bytes that are no text are no traceback."""
-    assert callable(change)
     before = path.read_bytes()
-    path.write_bytes(change(before))
+    path.write_bytes(CHANGES[change](before))
 
     assert not read_generated(path)[1]
     assert write_generated(path, BODY)

@@ -66,7 +66,8 @@ def world(project: Project, now: int = NOW, **more: Entry | None) -> Wanted:
 def outsider(name: str = "a.b", key: str = "", **fields: Any) -> Entry:
     """Somebody of the register, with a key of their own."""
     keys = (Key(key or public_key(new_seed()), rfc3339(NOW)),)
-    return Entry(principal=name, role=Role.PUBLISHER, **{"keys": keys, **fields})
+    given: dict[str, Any] = {"keys": keys, **fields}
+    return Entry(principal=name, role=Role.PUBLISHER, **given)
 
 
 class Reloads:

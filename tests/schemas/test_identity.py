@@ -23,7 +23,8 @@ KEYS = ("UA",)
 
 def registration(**fields: Any) -> Registration:
     """One that can be made, with changes."""
-    return Registration(**{"principal": "a.b", "role": Role.AGENT, "keys": KEYS, **fields})
+    given: dict[str, Any] = {"principal": "a.b", "role": Role.AGENT, "keys": KEYS, **fields}
+    return Registration(**given)
 
 
 @pytest.mark.parametrize("role", GIVEN)
