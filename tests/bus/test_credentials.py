@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nkeys
 import pytest
@@ -33,8 +33,8 @@ def _pair(prefix: int) -> nkeys.KeyPair:
 
 
 def _private_key() -> str:
-    key: Any = _pair(nkeys.PREFIX_BYTE_USER).private_key
-    return bytes(key).decode()
+    pair = cast(Any, _pair(nkeys.PREFIX_BYTE_USER))
+    return bytes(pair.private_key).decode()
 
 
 def test_a_public_key_is_returned(tmp_path: Path) -> None:

@@ -303,8 +303,14 @@ def rotate_until(project: Project, step: str) -> None:
     assert done.returncode == -9, done.stderr.decode()
 
 
-@pytest.mark.parametrize("second", ["", "before the register is written"])
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    ("step", "second"),
+    [
+        *((step, "") for step in STEPS),
+        ("when the seed is proposed", "when the seed is proposed"),
+        ("when the register is written", "before the register is written"),
+    ],
+)
 def test_a_rotation_that_is_killed_is_finished_or_forgotten(
     project: Project, step: str, second: str
 ) -> None:
