@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 from prometheus_client import Counter, Gauge
 
-from tidegate_bus.accounts import MAX_PAYLOAD
+from tidegate_bus.broker.accounts import MAX_PAYLOAD
 from tidegate_bus.connection import Connection
 from tidegate_bus.ledger import LedgerReader, StoredRecord
 from tidegate_bus.publisher import Publisher

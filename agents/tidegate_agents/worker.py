@@ -17,7 +17,7 @@ import msgspec
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
-from tidegate_bus.accounts import MAX_PAYLOAD
+from tidegate_bus.broker.accounts import MAX_PAYLOAD
 from tidegate_bus.connection import Connection
 from tidegate_bus.delivery import Delivery, Inbox
 from tidegate_bus.publisher import Publisher

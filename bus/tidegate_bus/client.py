@@ -16,7 +16,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.transport import TcpTransport
 
-from .credentials import Credentials
+from .identity.credentials import Credentials
 
 _SPARED = ("permissions violation", "stale connection")
 

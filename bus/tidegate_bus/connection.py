@@ -22,10 +22,10 @@ from tidegate_schemas import subjects
 from tidegate_schemas.errors import InvalidInput, NotConnected, Unavailable
 from tidegate_schemas.subjects import Principal
 
+from .broker.tls import client_context, explain
 from .client import NatsClient
-from .credentials import Credentials
+from .identity.credentials import Credentials
 from .tasks import end
-from .tls import client_context, explain
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.connection")
 

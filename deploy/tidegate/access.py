@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import structlog
 from prometheus_client import Counter
 
-from tidegate_bus import jwt
-from tidegate_bus.accounts import MAX_SUBSCRIPTIONS, WARDEN, configuration
+from tidegate_bus.broker.accounts import MAX_SUBSCRIPTIONS, WARDEN, configuration
+from tidegate_bus.broker.generated import write_generated
 from tidegate_bus.connection import Connection
-from tidegate_bus.credentials import Credentials
-from tidegate_bus.generated import write_generated
-from tidegate_bus.keyring import write_secret
-from tidegate_bus.operator_mode import AccountLimits, Authority
+from tidegate_bus.identity import jwt
+from tidegate_bus.identity.credentials import Credentials
+from tidegate_bus.identity.keyring import write_secret
+from tidegate_bus.identity.operator_mode import AccountLimits, Authority
 from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.subjects import Principal

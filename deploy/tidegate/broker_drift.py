@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tidegate_bus.generated import read_generated
-from tidegate_bus.server import find_server
+from tidegate_bus.broker.generated import read_generated
+from tidegate_bus.broker.server import find_server
 from tidegate_schemas.subjects import Principal
 
 from .identities import Wanted

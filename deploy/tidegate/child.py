@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from tidegate_bus import lifeline
+from tidegate_bus.broker import lifeline
 from tidegate_schemas.errors import InvalidInput, Unavailable
 
 from .processes import CANNOT_START

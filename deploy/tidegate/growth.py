@@ -12,12 +12,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tidegate_bus.accounts import MAX_PAYLOAD
+from tidegate_bus.broker.accounts import MAX_PAYLOAD
+from tidegate_bus.broker.server import Server
 from tidegate_bus.connection import connect
-from tidegate_bus.credentials import public_key
-from tidegate_bus.keyring import new_seed
-from tidegate_bus.operator_mode import account_key
-from tidegate_bus.server import Server
+from tidegate_bus.identity.credentials import public_key
+from tidegate_bus.identity.keyring import new_seed
+from tidegate_bus.identity.operator_mode import account_key
 from tidegate_schemas import subjects
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.identity import BUILT_IN_TEAM

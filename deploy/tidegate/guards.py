@@ -14,17 +14,17 @@ from typing import Any
 import msgspec
 from prometheus_client import Gauge
 
-from tidegate_bus.accounts import PROBE, WARDEN
-from tidegate_bus.broker_log import BrokerLog, Told
+from tidegate_bus.broker.accounts import PROBE, WARDEN
+from tidegate_bus.broker.tls import client_context
 from tidegate_bus.connection import Connection
-from tidegate_bus.incidents import What
 from tidegate_bus.ledger import LedgerReader
-from tidegate_bus.probe import Report
-from tidegate_bus.prober import Prober
 from tidegate_bus.tasks import end
 from tidegate_bus.telemetry import Health
-from tidegate_bus.tls import client_context
-from tidegate_bus.warden import Warden
+from tidegate_bus.watch.broker_log import BrokerLog, Told
+from tidegate_bus.watch.incidents import What
+from tidegate_bus.watch.probe import Report
+from tidegate_bus.watch.prober import Prober
+from tidegate_bus.watch.warden import Warden
 from tidegate_schemas.errors import TidegateError
 from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tidegate_bus.accounts import Identity
-from tidegate_bus.register import Entry, Key
-from tidegate_bus.topology import Subscription
+from tidegate_bus.broker.accounts import Identity
+from tidegate_bus.broker.topology import Subscription
+from tidegate_bus.identity.register import Entry, Key
 from tidegate_schemas.clock import parse_rfc3339, rfc3339
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.identity import Registration, Revocation, is_built_in

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 import structlog
 
-from tidegate_bus.accounts import GATEWAY
+from tidegate_bus.broker.accounts import GATEWAY
 from tidegate_bus.connection import Connection, connect
 from tidegate_bus.telemetry import Health, TelemetryServer, configure_logging
 from tidegate_schemas.errors import InvalidInput, Refused, TidegateError, first_error

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tidegate_bus.accounts import GATEWAY, PROBE, REGISTRAR, WARDEN
-from tidegate_bus.keyring import Keyring
-from tidegate_bus.register import Register
-from tidegate_bus.tls import server_block
-from tidegate_bus.topology import Limits
+from tidegate_bus.broker.accounts import GATEWAY, PROBE, REGISTRAR, WARDEN
+from tidegate_bus.broker.tls import server_block
+from tidegate_bus.broker.topology import Limits
+from tidegate_bus.identity.keyring import Keyring
+from tidegate_bus.identity.register import Register
 from tidegate_schemas.errors import InvalidDocument, InvalidInput, Problem
 from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal
@@ -135,7 +135,7 @@ class Project:
 
     @property
     def tls_folder(self) -> Path:
-        """Where certificates are, see `tidegate_bus.tls`."""
+        """Where certificates are, see `tidegate_bus.broker.tls`."""
         named = self.settings.server.tls_folder
         return self.root / named if named else self.state.tls
 

@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable, Mapping
 import msgspec
 import structlog
 
-from tidegate_bus.accounts import REGISTRAR
+from tidegate_bus.broker.accounts import REGISTRAR
+from tidegate_bus.broker.generated import read_generated
+from tidegate_bus.broker.topology import converge
 from tidegate_bus.connection import Connection
-from tidegate_bus.generated import read_generated
 from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.publisher import Publisher
-from tidegate_bus.topology import converge
 from tidegate_policy.roster import BUILT_IN, Roster, follow
 from tidegate_schemas import subjects
 from tidegate_schemas.clock import rfc3339

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tidegate_bus.accounts import TOGETHER, account, permissions
+from tidegate_bus.broker.accounts import TOGETHER, account, permissions
 from tidegate_schemas import subjects
 from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal

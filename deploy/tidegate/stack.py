@@ -13,12 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from tidegate_bus.accounts import REGISTRAR
+from tidegate_bus.broker.accounts import REGISTRAR
+from tidegate_bus.broker.server import Server
+from tidegate_bus.broker.topology import converge
 from tidegate_bus.connection import Connection, connect
-from tidegate_bus.server import Server
 from tidegate_bus.tasks import end
 from tidegate_bus.telemetry import Health
-from tidegate_bus.topology import converge
 from tidegate_policy.bundle import load_bundle, write_bundle
 from tidegate_schemas.errors import (
     InvalidInput,

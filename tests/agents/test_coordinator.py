@@ -12,10 +12,10 @@ from support import AGENT, OPERATOR, Broker, until
 from support.broker import CAPABILITY, PERMIT_ALL, TOPIC
 from tidegate_agents import Agent, Context
 from tidegate_agents.coordinator import Coordinator
+from tidegate_bus.broker.topology import Subscription
 from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.publisher import Publisher
 from tidegate_bus.telemetry import Health
-from tidegate_bus.topology import Subscription
 from tidegate_policy.invariants import Checker
 from tidegate_schemas.blueprint import Blueprint
 from tidegate_schemas.envelope import Envelope

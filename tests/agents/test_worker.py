@@ -14,11 +14,11 @@ import pytest
 from support import AGENT, OTHER, PUBLISHER, Broker, until
 from support.broker import CAPABILITY, PERMIT_ALL, TOPIC
 from tidegate_agents import Agent, Context, Worker
-from tidegate_bus.accounts import REGISTRAR
+from tidegate_bus.broker.accounts import REGISTRAR
+from tidegate_bus.broker.topology import Subscription
 from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.publisher import Publisher
 from tidegate_bus.telemetry import Health
-from tidegate_bus.topology import Subscription
 from tidegate_schemas import subjects
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidInput

@@ -16,9 +16,9 @@ from structlog.testing import capture_logs
 from support import AGENT, PUBLISHER, Broker, until
 from support.broker import CAPABILITY, PERMIT_ALL, TOPIC
 from tidegate_agents import Agent, Context
+from tidegate_bus.broker.topology import Subscription
 from tidegate_bus.delivery import Delivery, Inbox
 from tidegate_bus.publisher import Publisher
-from tidegate_bus.topology import Subscription
 from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import NoReceipt, Permanent

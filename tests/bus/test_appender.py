@@ -13,9 +13,9 @@ from nats.aio.msg import Msg
 
 from support import ADMIN, LIMITS, Broker, running_broker, until
 from tidegate_bus import appender as module
-from tidegate_bus.accounts import GATEWAY, MAX_PAYLOAD, REGISTRAR
 from tidegate_bus.appender import MAX_BATCH, FastAppender
-from tidegate_bus.topology import converge
+from tidegate_bus.broker.accounts import GATEWAY, MAX_PAYLOAD, REGISTRAR
+from tidegate_bus.broker.topology import converge
 from tidegate_schemas.errors import Fenced, InvalidInput, TidegateError, Unavailable
 
 SUBJECT = "ledger.0.allow.event.x"

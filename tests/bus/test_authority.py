@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tidegate_bus import authority, tls
-from tidegate_bus.authority import create, examine
+from tidegate_bus.broker import authority, tls
+from tidegate_bus.broker.authority import create, examine
 from tidegate_schemas.errors import InvalidInput
 
 NOW = datetime.datetime(2030, 1, 31, 12, tzinfo=datetime.UTC)
@@ -198,7 +198,7 @@ def test_without_certificates_there_is_nothing_to_examine(folder: Path) -> None:
 def test_a_publisher_does_not_pay_for_what_makes_certificates() -> None:
     """Neither importing the product's door nor reading certificates loads cryptography."""
     code = (
-        "import sys, tidegate, tidegate_bus.authority, tidegate.project\n"
+        "import sys, tidegate, tidegate_bus.broker.authority, tidegate.project\n"
         "print(*sorted({'cryptography', 'pydantic'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)

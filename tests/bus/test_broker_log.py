@@ -18,12 +18,13 @@ from prometheus_client import REGISTRY
 
 from support import AGENT, INTRUDER, OTHER, Raw, until
 from support.broker import configure
-from tidegate_bus import authority, broker_log, tls
-from tidegate_bus.accounts import MAX_PAYLOAD, MAX_SUBSCRIPTIONS
-from tidegate_bus.broker_log import BrokerLog, Tail, Told
-from tidegate_bus.incidents import Incident, What, parse
-from tidegate_bus.keyring import Keyring, new_seed
-from tidegate_bus.server import Server
+from tidegate_bus.broker import authority, tls
+from tidegate_bus.broker.accounts import MAX_PAYLOAD, MAX_SUBSCRIPTIONS
+from tidegate_bus.broker.server import Server
+from tidegate_bus.identity.keyring import Keyring, new_seed
+from tidegate_bus.watch import broker_log
+from tidegate_bus.watch.broker_log import BrokerLog, Tail, Told
+from tidegate_bus.watch.incidents import Incident, What, parse
 
 VICTIM = "U" + "V" * 55
 HEAD = "[7] 2026/11/22 11:59:47.229140 [ERR] 127.0.0.1:56352 - cid:7 - "

@@ -11,9 +11,9 @@ import pytest
 from nats.aio.msg import Msg
 
 from support import ADMIN, INTRUDER, PUBLISHER, Broker, until
-from tidegate_bus.accounts import MAX_PAYLOAD
+from tidegate_bus.broker.accounts import MAX_PAYLOAD
 from tidegate_bus.connection import Connection
-from tidegate_bus.keyring import Keyring
+from tidegate_bus.identity.keyring import Keyring
 from tidegate_schemas.subjects import ingress_stream, submission
 
 

@@ -13,9 +13,9 @@ from nats.aio.msg import Msg
 from structlog.testing import capture_logs
 
 from support import ADMIN, AGENT, INTRUDER, PUBLISHER, Broker, until
-from tidegate_bus.accounts import MAX_PAYLOAD
+from tidegate_bus.broker.accounts import MAX_PAYLOAD
 from tidegate_bus.connection import ApiError, Connection, connect
-from tidegate_bus.keyring import Keyring
+from tidegate_bus.identity.keyring import Keyring
 from tidegate_schemas import subjects
 from tidegate_schemas.errors import InvalidInput, NotConnected, Unavailable
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate_bus.credentials import Credentials, check_public_key, public_key
-from tidegate_bus.jwt import credentials_text
-from tidegate_bus.keyring import new_seed
+from tidegate_bus.identity.credentials import Credentials, check_public_key, public_key
+from tidegate_bus.identity.jwt import credentials_text
+from tidegate_bus.identity.keyring import new_seed
 from tidegate_schemas.errors import InvalidInput
 
 from .test_register import EXAMPLES

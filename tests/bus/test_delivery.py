@@ -22,9 +22,9 @@ from support import (
     running_broker,
     until,
 )
+from tidegate_bus.broker.topology import Subscription
 from tidegate_bus.delivery import Delivery, Inbox
 from tidegate_bus.publisher import Publisher
-from tidegate_bus.topology import Subscription
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import Denied
 from tidegate_schemas.record import encode_record

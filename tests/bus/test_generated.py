@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate_bus.generated import read_generated, write_generated
+from tidegate_bus.broker.generated import read_generated, write_generated
 
 from .test_register import EXAMPLES
 

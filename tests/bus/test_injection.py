@@ -8,9 +8,9 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from tidegate_bus.accounts import PROBE
-from tidegate_bus.injection import judge
+from tidegate_bus.broker.accounts import PROBE
 from tidegate_bus.ledger import LedgerReader, StoredRecord
+from tidegate_bus.watch.injection import judge
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.errors import LedgerGap
 from tidegate_schemas.record import Ingress, Reason, Record, Why, encode_record

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate_bus import jwt
-from tidegate_bus.credentials import Credentials
-from tidegate_bus.jwt import Account, Activation, Key, Operator, User, decode, encode
+from tidegate_bus.identity import jwt
+from tidegate_bus.identity.credentials import Credentials
+from tidegate_bus.identity.jwt import Account, Activation, Key, Operator, User, decode, encode
 from tidegate_schemas.errors import InvalidInput
 
 SECOND = 1_000_000_000

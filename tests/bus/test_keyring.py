@@ -9,8 +9,8 @@ from pathlib import Path
 import nkeys
 import pytest
 
-from tidegate_bus.credentials import public_key
-from tidegate_bus.keyring import Keyring, write_secret
+from tidegate_bus.identity.credentials import public_key
+from tidegate_bus.identity.keyring import Keyring, write_secret
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.subjects import Principal
 

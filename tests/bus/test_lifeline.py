@@ -12,16 +12,16 @@ import pytest
 
 from support import until
 from support.processes import alive
-from tidegate_bus import lifeline
+from tidegate_bus.broker import lifeline
 
 PORTABLE = """
 import sys
-from tidegate_bus import lifeline
+from tidegate_bus.broker import lifeline
 sys.exit(lifeline.main(int(sys.argv[1]), sys.argv[2:], linux=False))
 """
 PARENT = """
 import signal, subprocess, sys
-from tidegate_bus import lifeline
+from tidegate_bus.broker import lifeline
 if sys.argv[1] == "portable":
     command = [sys.executable, "-c", sys.argv[2], str(lifeline.os.getpid())]
 else:

@@ -18,17 +18,18 @@ import pytest
 
 from support import AGENT, CAPABILITY, LIMITS, OPERATOR, OTHER, PUBLISHER, Broker, Raw, until
 from support.broker import IN_CONTAINER
-from tidegate_bus import accounts, jwt, topology
-from tidegate_bus.accounts import GATEWAY, PROBE, REGISTRAR, WARDEN, Identity
+from tidegate_bus.broker import accounts, topology
+from tidegate_bus.broker.accounts import GATEWAY, PROBE, REGISTRAR, WARDEN, Identity
+from tidegate_bus.broker.server import Server
+from tidegate_bus.broker.topology import Subscription
 from tidegate_bus.connection import ApiError, Connection, connect
-from tidegate_bus.credentials import Credentials
 from tidegate_bus.delivery import Delivery, Inbox
-from tidegate_bus.jwt import Key
-from tidegate_bus.keyring import Keyring
-from tidegate_bus.operator_mode import AccountLimits, Authority
+from tidegate_bus.identity import jwt
+from tidegate_bus.identity.credentials import Credentials
+from tidegate_bus.identity.jwt import Key
+from tidegate_bus.identity.keyring import Keyring
+from tidegate_bus.identity.operator_mode import AccountLimits, Authority
 from tidegate_bus.publisher import Publisher
-from tidegate_bus.server import Server
-from tidegate_bus.topology import Subscription
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.errors import InvalidInput, InvalidName, NotConnected, Unavailable
 from tidegate_schemas.identity import Role

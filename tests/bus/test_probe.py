@@ -16,15 +16,15 @@ from structlog.testing import capture_logs
 
 from support import ADMIN, AGENT, CAPABILITY, Broker, until
 from support.broker import ROSTER, configure
-from tidegate_bus import authority, tls
-from tidegate_bus.accounts import PROBE
-from tidegate_bus.credentials import Credentials
-from tidegate_bus.keyring import Keyring, new_seed
-from tidegate_bus.operator_mode import AccountLimits, Authority
-from tidegate_bus.probe import Report, probe
-from tidegate_bus.prober import Prober
-from tidegate_bus.server import Server
-from tidegate_bus.topology import Subscription
+from tidegate_bus.broker import authority, tls
+from tidegate_bus.broker.accounts import PROBE
+from tidegate_bus.broker.server import Server
+from tidegate_bus.broker.topology import Subscription
+from tidegate_bus.identity.credentials import Credentials
+from tidegate_bus.identity.keyring import Keyring, new_seed
+from tidegate_bus.identity.operator_mode import AccountLimits, Authority
+from tidegate_bus.watch.probe import Report, probe
+from tidegate_bus.watch.prober import Prober
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.identity import Role
 from tidegate_schemas.record import Record

@@ -12,9 +12,9 @@ from structlog.testing import capture_logs
 
 from support import AGENT, LIMITS, OTHER, PUBLISHER, Broker, running_broker, until
 from tidegate_bus import publisher as module
-from tidegate_bus.accounts import GATEWAY, MAX_PAYLOAD, REGISTRAR
+from tidegate_bus.broker.accounts import GATEWAY, MAX_PAYLOAD, REGISTRAR
+from tidegate_bus.broker.topology import converge
 from tidegate_bus.publisher import Publisher
-from tidegate_bus.topology import converge
 from tidegate_policy.invariants import Checker
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import Denied, InvalidEnvelope, NoReceipt, Rejected, Unavailable

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from support import until
-from tidegate_bus.credentials import public_key
-from tidegate_bus.keyring import new_seed
-from tidegate_bus.register import Entry, Key, Register
+from tidegate_bus.identity.credentials import public_key
+from tidegate_bus.identity.keyring import new_seed
+from tidegate_bus.identity.register import Entry, Key, Register
 from tidegate_schemas.clock import parse_rfc3339, rfc3339
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.identity import Role
@@ -185,9 +185,9 @@ def test_what_cannot_be_written_leaves_the_file(register: Register) -> None:
 EDITOR = """
 import sys
 from pathlib import Path
-from tidegate_bus.register import Entry, Key, Register
-from tidegate_bus.credentials import public_key
-from tidegate_bus.keyring import new_seed
+from tidegate_bus.identity.register import Entry, Key, Register
+from tidegate_bus.identity.credentials import public_key
+from tidegate_bus.identity.keyring import new_seed
 from tidegate_schemas.identity import Role
 
 register, who = Register(Path(sys.argv[1])), sys.argv[2]
@@ -263,7 +263,8 @@ def test_an_editor_killed_inside_the_edit_leaves_the_old_file(register: Register
     """What it had changed by then is not there, and whoever waits for the lock gets it."""
     put(register, entry())
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom tidegate_bus.register import Register\n"
+        "import sys, time\nfrom pathlib import Path\n"
+        "from tidegate_bus.identity.register import Register\n"
         "with Register(Path(sys.argv[1])).edit() as entries:\n"
         "    entries.clear()\n    Path(sys.argv[2]).touch()\n    time.sleep(60)\n"
     )

@@ -16,10 +16,10 @@ import pytest
 
 from support import Raw, until
 from support.processes import alive
-from tidegate_bus.accounts import Identity, configuration
-from tidegate_bus.credentials import public_key
-from tidegate_bus.keyring import new_seed
-from tidegate_bus.server import Server, find_server
+from tidegate_bus.broker.accounts import Identity, configuration
+from tidegate_bus.broker.server import Server, find_server
+from tidegate_bus.identity.credentials import public_key
+from tidegate_bus.identity.keyring import new_seed
 from tidegate_schemas.errors import ServerFailed, ServerMissing
 from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal
@@ -34,7 +34,7 @@ exec tail -f /dev/null
 STARTER = """
 import asyncio, sys
 from pathlib import Path
-from tidegate_bus.server import Server
+from tidegate_bus.broker.server import Server
 
 async def main():
     server = await Server.start(Path(sys.argv[1]), Path(sys.argv[2]))
@@ -174,7 +174,7 @@ async def test_a_server_that_does_not_get_ready_is_ended(
 ) -> None:
     """ServerFailed after the timeout, with the log; the process is killed when TERM is ignored."""
     executable(beside, STUBBORN.format(ready="nearly"))
-    monkeypatch.setattr("tidegate_bus.server._GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("tidegate_bus.broker.server._GRACE_SECONDS", 0.1)
 
     with pytest.raises(ServerFailed, match=r"not ready after 0\.3 s") as caught:
         await Server.start(config, tmp_path / "server.log", timeout=0.3)

@@ -19,15 +19,15 @@ from structlog.testing import capture_logs
 
 from support import ADMIN, LIMITS, PUBLISHER, Broker, until
 from support.broker import IN_CONTAINER, configure
-from tidegate_bus import authority
-from tidegate_bus.accounts import REGISTRAR
-from tidegate_bus.authority import create
+from tidegate_bus.broker import authority
+from tidegate_bus.broker.accounts import REGISTRAR
+from tidegate_bus.broker.authority import create
+from tidegate_bus.broker.server import Server
+from tidegate_bus.broker.tls import client_context, server_block
+from tidegate_bus.broker.topology import converge
 from tidegate_bus.connection import Connection, connect
-from tidegate_bus.credentials import Credentials
-from tidegate_bus.keyring import Keyring
-from tidegate_bus.server import Server
-from tidegate_bus.tls import client_context, server_block
-from tidegate_bus.topology import converge
+from tidegate_bus.identity.credentials import Credentials
+from tidegate_bus.identity.keyring import Keyring
 from tidegate_schemas import subjects
 from tidegate_schemas.errors import InvalidInput, NotConnected
 from tidegate_schemas.subjects import Principal

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from support import ADMIN, AGENT, CAPABILITY, LIMITS, OTHER, TOPIC, Broker, running_broker
-from tidegate_bus.accounts import REGISTRAR
+from tidegate_bus.broker.accounts import REGISTRAR
+from tidegate_bus.broker.topology import Subscription, converge, drift
 from tidegate_bus.connection import ApiError
-from tidegate_bus.topology import Subscription, converge, drift
 from tidegate_schemas.errors import InvalidInput, TopologyDrift
 
 SUBSCRIPTIONS = [

@@ -18,18 +18,18 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from support import AGENT, OTHER, Broker, Raw, until
-from tidegate_bus import jwt
-from tidegate_bus.accounts import GATEWAY, WARDEN
-from tidegate_bus.broker_log import BrokerLog, Told
+from tidegate_bus.broker.accounts import GATEWAY, WARDEN
+from tidegate_bus.broker.server import Server
 from tidegate_bus.connection import Connection, connect
-from tidegate_bus.credentials import Credentials
-from tidegate_bus.monitoring import proven_key
-from tidegate_bus.operator_mode import AccountLimits, Authority
-from tidegate_bus.roll import Roll
-from tidegate_bus.server import Server
+from tidegate_bus.identity import jwt
+from tidegate_bus.identity.credentials import Credentials
+from tidegate_bus.identity.operator_mode import AccountLimits, Authority
 from tidegate_bus.telemetry import Health
-from tidegate_bus.warden import Warden
-from tidegate_bus.wire import Wire
+from tidegate_bus.watch.broker_log import BrokerLog, Told
+from tidegate_bus.watch.monitoring import proven_key
+from tidegate_bus.watch.roll import Roll
+from tidegate_bus.watch.warden import Warden
+from tidegate_bus.watch.wire import Wire
 from tidegate_schemas.errors import Unavailable
 from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal
@@ -277,7 +277,7 @@ async def test_a_picture_misses_nobody_while_others_come_and_go(
     broker: Broker, login: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who leaves makes the others move up by a place, perhaps out of the next page."""
-    monkeypatch.setattr("tidegate_bus.warden._PAGE", 3)
+    monkeypatch.setattr("tidegate_bus.watch.warden._PAGE", 3)
     passing = [await login(broker, OTHER) for _ in range(60)]
     for _ in range(20):
         await login(broker, AGENT)

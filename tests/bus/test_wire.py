@@ -9,9 +9,9 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from support import AGENT, INTRUDER, Broker
-from tidegate_bus.credentials import Credentials
-from tidegate_bus.keyring import new_seed
-from tidegate_bus.wire import Wire
+from tidegate_bus.identity.credentials import Credentials
+from tidegate_bus.identity.keyring import new_seed
+from tidegate_bus.watch.wire import Wire
 from tidegate_schemas.errors import InvalidInput, Unavailable
 
 

@@ -18,14 +18,14 @@ from tidegate.access import Listed, Signed, access, recorded_mode
 from tidegate.cli.init import init
 from tidegate.identities import Wanted, ensure_keys, wanted
 from tidegate.project import Project, load_project
-from tidegate_bus import jwt
-from tidegate_bus.accounts import WARDEN
+from tidegate_bus.broker.accounts import WARDEN
+from tidegate_bus.broker.generated import read_generated
+from tidegate_bus.broker.server import Server
 from tidegate_bus.connection import Connection, connect
-from tidegate_bus.credentials import Credentials, public_key
-from tidegate_bus.generated import read_generated
-from tidegate_bus.keyring import new_seed
-from tidegate_bus.register import Entry, Key
-from tidegate_bus.server import Server
+from tidegate_bus.identity import jwt
+from tidegate_bus.identity.credentials import Credentials, public_key
+from tidegate_bus.identity.keyring import new_seed
+from tidegate_bus.identity.register import Entry, Key
 from tidegate_schemas.clock import parse_rfc3339, rfc3339
 from tidegate_schemas.errors import InvalidInput, ServerFailed
 from tidegate_schemas.identity import Role

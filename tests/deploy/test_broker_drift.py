@@ -13,10 +13,10 @@ from tidegate.broker_drift import broker_drift
 from tidegate.cli.init import init
 from tidegate.identities import Wanted, current, ensure_keys
 from tidegate.project import load_project
-from tidegate_bus.accounts import configuration
-from tidegate_bus.credentials import public_key
-from tidegate_bus.generated import write_generated
-from tidegate_bus.keyring import new_seed
+from tidegate_bus.broker.accounts import configuration
+from tidegate_bus.broker.generated import write_generated
+from tidegate_bus.identity.credentials import public_key
+from tidegate_bus.identity.keyring import new_seed
 
 Document = dict[str, Any]
 STRANGER = public_key(new_seed())

@@ -20,7 +20,7 @@ from tidegate.cli import app, doctor, main
 from tidegate.cli.init import init
 from tidegate.cli.publish import json_argument
 from tidegate.project import check_blueprints, load_project
-from tidegate_bus.accounts import REGISTRAR
+from tidegate_bus.broker.accounts import REGISTRAR
 from tidegate_bus.connection import connect
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.vocabulary import OPERATOR

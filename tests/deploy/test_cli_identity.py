@@ -19,8 +19,8 @@ from support import Raw, until
 from tidegate.bus import Bus
 from tidegate.processes import running
 from tidegate.project import Project, address, load_project
-from tidegate_bus.credentials import Credentials, public_key
-from tidegate_bus.keyring import new_seed
+from tidegate_bus.identity.credentials import Credentials, public_key
+from tidegate_bus.identity.keyring import new_seed
 from tidegate_policy.bundle import write_bundle
 from tidegate_schemas import Envelope, Verdict
 from tidegate_schemas.clock import parse_rfc3339

@@ -17,8 +17,8 @@ from tidegate.cli.console import out
 from tidegate.identities import ensure_keys
 from tidegate.project import Project, load_project
 from tidegate.reconciler import note
-from tidegate_bus.credentials import public_key
-from tidegate_bus.keyring import new_seed
+from tidegate_bus.identity.credentials import public_key
+from tidegate_bus.identity.keyring import new_seed
 from tidegate_schemas.clock import parse_rfc3339
 
 from .test_cli_alone import Program, project, tidegate

@@ -12,12 +12,12 @@ import pytest
 
 from tidegate import bus
 from tidegate.project import load_project
-from tidegate_bus import authority
-from tidegate_bus.accounts import Identity, configuration
-from tidegate_bus.authority import create
+from tidegate_bus.broker import authority
+from tidegate_bus.broker.accounts import Identity, configuration
+from tidegate_bus.broker.authority import create
+from tidegate_bus.broker.server import Server
+from tidegate_bus.broker.tls import server_block
 from tidegate_bus.connection import connect
-from tidegate_bus.server import Server
-from tidegate_bus.tls import server_block
 from tidegate_schemas.identity import Role
 from tidegate_schemas.vocabulary import OPERATOR
 

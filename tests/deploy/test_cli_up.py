@@ -20,9 +20,9 @@ from tidegate.cli.up import LinePrinter
 from tidegate.identities import current
 from tidegate.processes import running
 from tidegate.project import address, load_project
-from tidegate_bus.accounts import REGISTRAR
+from tidegate_bus.broker.accounts import REGISTRAR
+from tidegate_bus.broker.topology import Subscription, converge
 from tidegate_bus.connection import connect
-from tidegate_bus.topology import Subscription, converge
 
 from .test_cli import Shell, bytecode, wait_for
 

@@ -20,7 +20,7 @@ from tidegate.cli.init import init
 from tidegate.processes import running
 from tidegate.project import load_project
 from tidegate.stack import Stack
-from tidegate_bus.generated import read_generated
+from tidegate_bus.broker.generated import read_generated
 from tidegate_schemas.record import Record
 from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import BYPASSED, PROBED

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from tidegate.cli.init import init
 from tidegate.identities import Wanted, changes, ensure_keys, wanted
 from tidegate.project import Project, load_project
-from tidegate_bus.credentials import Credentials, public_key
-from tidegate_bus.keyring import new_seed
-from tidegate_bus.register import Entry, Key
+from tidegate_bus.identity.credentials import Credentials, public_key
+from tidegate_bus.identity.keyring import new_seed
+from tidegate_bus.identity.register import Entry, Key
 from tidegate_policy.roster import BUILT_IN, Roster, change_of
 from tidegate_schemas.clock import parse_rfc3339, rfc3339
 from tidegate_schemas.envelope import decode, encode
@@ -247,8 +247,8 @@ KILLED = """
 import os, signal, sys
 from tidegate import identities
 from tidegate.cli import main
-from tidegate_bus.keyring import Keyring
-from tidegate_bus.register import Register
+from tidegate_bus.identity.keyring import Keyring
+from tidegate_bus.identity.register import Register
 
 owner = sys.argv.pop(1)
 name, when = sys.argv.pop(1).split(":")
@@ -271,7 +271,7 @@ def stopped(self, *arguments):
     return found
 
 def public(keyring, who):
-    from tidegate_bus.credentials import Credentials
+    from tidegate_bus.identity.credentials import Credentials
     return Credentials.of(keyring.path(who)).public_key
 
 from pathlib import Path

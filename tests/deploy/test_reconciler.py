@@ -14,12 +14,12 @@ from tidegate.cli.init import init
 from tidegate.identities import Wanted
 from tidegate.project import Project, State, load_project
 from tidegate.reconciler import Reconciler, applied, drifted, note, roster
-from tidegate_bus.credentials import public_key
-from tidegate_bus.generated import write_generated
-from tidegate_bus.keyring import new_seed
+from tidegate_bus.broker.generated import write_generated
+from tidegate_bus.broker.topology import Limits
+from tidegate_bus.identity.credentials import public_key
+from tidegate_bus.identity.keyring import new_seed
+from tidegate_bus.identity.register import Entry, Key
 from tidegate_bus.ledger import LedgerReader
-from tidegate_bus.register import Entry, Key
-from tidegate_bus.topology import Limits
 from tidegate_policy.roster import BUILT_IN
 from tidegate_schemas.clock import parse_rfc3339, rfc3339
 from tidegate_schemas.errors import Denied, ServerFailed

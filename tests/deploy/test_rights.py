@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tidegate.rights import rights, summary
-from tidegate_bus.accounts import account, permissions
+from tidegate_bus.broker.accounts import account, permissions
 from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal
 

@@ -16,8 +16,8 @@ from tidegate.bus import Bus
 from tidegate.cli.init import init
 from tidegate.project import client_tls, load_project
 from tidegate.stack import Stack
-from tidegate_bus.accounts import REGISTRAR
-from tidegate_bus.authority import create
+from tidegate_bus.broker.accounts import REGISTRAR
+from tidegate_bus.broker.authority import create
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidInput, NotConnected
 from tidegate_schemas.subjects import Principal

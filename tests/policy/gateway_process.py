@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from tidegate_bus.accounts import GATEWAY
+from tidegate_bus.broker.accounts import GATEWAY
 from tidegate_bus.connection import connect
 from tidegate_bus.telemetry import Health, configure_logging
 from tidegate_policy.bundle import Bundle, load_bundle

@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from policy.kit import write
 from support import ADMIN, Broker, Raw
 from support.broker import PERMIT_ALL, ROSTER
-from tidegate_bus.accounts import GATEWAY
+from tidegate_bus.broker.accounts import GATEWAY
 from tidegate_bus.connection import Connection, StreamState, connect
 from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.telemetry import Health

@@ -14,7 +14,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from policy.kit import EXAMPLES, NOW, PROVIDER, SENDER, loaded, submission
-from tidegate_bus.accounts import MAX_PAYLOAD
+from tidegate_bus.broker.accounts import MAX_PAYLOAD
 from tidegate_bus.ingress import Submission
 from tidegate_policy.bundle import Bundle
 from tidegate_policy.decide import MAX_LIMIT, Decision, Limits, decide, receipt, record

@@ -10,8 +10,8 @@ import pytest
 from policy.rig import Sender, check, event, running, sending, settled
 from support import AGENT, CAPABILITY, OTHER, PUBLISHER, Broker, until
 from support.broker import PERMIT_ALL, ROSTER
-from tidegate_bus.accounts import MAX_PAYLOAD
 from tidegate_bus.appender import Entry, FastAppender
+from tidegate_bus.broker.accounts import MAX_PAYLOAD
 from tidegate_schemas.clock import rfc3339
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import Denied, InvalidPolicy, Rejected

@@ -16,9 +16,9 @@ from policy.kit import write
 from policy.rig import check, length, settled
 from support import Broker, until
 from support.broker import PERMIT_ALL, ROSTER
-from tidegate_bus import lifeline
 from tidegate_bus import publisher as publishing
-from tidegate_bus.accounts import GATEWAY
+from tidegate_bus.broker import lifeline
+from tidegate_bus.broker.accounts import GATEWAY
 from tidegate_bus.publisher import Publisher
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.record import Receipt

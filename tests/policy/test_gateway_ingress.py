@@ -10,10 +10,10 @@ import pytest
 
 from policy.rig import INGRESS, check, event, ingress_state, length, running, sending, settled
 from support import ADMIN, PUBLISHER, Broker, running_broker, until
-from tidegate_bus import topology
-from tidegate_bus.accounts import REGISTRAR
+from tidegate_bus.broker import topology
+from tidegate_bus.broker.accounts import REGISTRAR
+from tidegate_bus.broker.topology import Limits
 from tidegate_bus.ingress import PulledIngress
-from tidegate_bus.topology import Limits
 from tidegate_policy import trimmer
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import LedgerGap, Unavailable

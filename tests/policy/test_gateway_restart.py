@@ -22,9 +22,10 @@ from policy.rig import (
     settled,
 )
 from support import ADMIN, LIMITS, OTHER, PUBLISHER, Broker, until
-from tidegate_bus import appender, ledger, topology
+from tidegate_bus import appender, ledger
 from tidegate_bus import publisher as publishing
-from tidegate_bus.accounts import GATEWAY, REGISTRAR
+from tidegate_bus.broker import topology
+from tidegate_bus.broker.accounts import GATEWAY, REGISTRAR
 from tidegate_bus.publisher import Publisher
 from tidegate_policy import gateway as module
 from tidegate_schemas import subjects

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tidegate_bus import topology
-from tidegate_bus.accounts import GATEWAY, PROBE, REGISTRAR, WARDEN, Identity, configuration
+from tidegate_bus.broker import topology
+from tidegate_bus.broker.accounts import GATEWAY, PROBE, REGISTRAR, WARDEN, Identity, configuration
+from tidegate_bus.broker.server import Server
+from tidegate_bus.broker.topology import Limits as StreamLimits
+from tidegate_bus.broker.topology import Subscription
 from tidegate_bus.connection import Connection, connect
-from tidegate_bus.keyring import Keyring
+from tidegate_bus.identity.keyring import Keyring
 from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.publisher import Publisher
-from tidegate_bus.server import Server
 from tidegate_bus.telemetry import Health
-from tidegate_bus.topology import Limits as StreamLimits
-from tidegate_bus.topology import Subscription
 from tidegate_policy.bundle import load_bundle, write_bundle
 from tidegate_policy.decide import Limits
 from tidegate_policy.gateway import Gateway, GatewaySettings

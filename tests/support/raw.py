@@ -7,7 +7,7 @@ import json
 from typing import Self
 from urllib.parse import urlsplit
 
-from tidegate_bus.credentials import Credentials
+from tidegate_bus.identity.credentials import Credentials
 
 
 class Raw:

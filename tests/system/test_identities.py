@@ -19,7 +19,7 @@ from tidegate.bench import PROJECT
 from tidegate.bus import Bus
 from tidegate.project import address, load_project
 from tidegate_bus.connection import Connection
-from tidegate_bus.credentials import Credentials
+from tidegate_bus.identity.credentials import Credentials
 from tidegate_policy.invariants import Checker
 from tidegate_schemas import Envelope, Verdict
 from tidegate_schemas.clock import parse_rfc3339

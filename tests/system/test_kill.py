@@ -17,7 +17,7 @@ from tidegate.bus import Bus
 from tidegate.child import Child
 from tidegate.project import load_project
 from tidegate.stack import Stack
-from tidegate_bus.accounts import REGISTRAR
+from tidegate_bus.broker.accounts import REGISTRAR
 from tidegate_policy.invariants import Checker
 from tidegate_schemas import Envelope, Kind, Verdict, subjects
 from tidegate_schemas.vocabulary import OPERATOR, RUN_FINISHED

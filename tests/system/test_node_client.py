@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from support import ADMIN, AGENT, CAPABILITY, OTHER, PUBLISHER, TOPIC, Broker, until
-from tidegate_bus.keyring import Keyring
-from tidegate_bus.topology import Subscription
+from tidegate_bus.broker.topology import Subscription
+from tidegate_bus.identity.keyring import Keyring
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.subjects import Verdict
 

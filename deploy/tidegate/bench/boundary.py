@@ -30,13 +30,13 @@ import msgspec
 from nats.aio.msg import Msg
 
 from tidegate.figures import percentile
-from tidegate_bus import topology
-from tidegate_bus.accounts import GATEWAY, REGISTRAR, Identity, configuration
 from tidegate_bus.appender import MAX_BATCH, FastAppender
+from tidegate_bus.broker import topology
+from tidegate_bus.broker.accounts import GATEWAY, REGISTRAR, Identity, configuration
+from tidegate_bus.broker.server import Server
 from tidegate_bus.connection import Connection, connect
 from tidegate_bus.delivery import Delivery, Inbox
-from tidegate_bus.keyring import Keyring
-from tidegate_bus.server import Server
+from tidegate_bus.identity.keyring import Keyring
 from tidegate_schemas import subjects
 from tidegate_schemas.clock import rfc3339
 from tidegate_schemas.envelope import Envelope, encode

@@ -8,7 +8,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-from tidegate_bus.server import find_server
+from tidegate_bus.broker.server import find_server
 
 
 async def machine() -> dict[str, str]:

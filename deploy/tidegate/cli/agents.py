@@ -9,7 +9,7 @@ from typing import Any
 from tidegate.bus import Bus
 from tidegate.processes import running
 from tidegate.project import Project, address, client_tls, open_project
-from tidegate_bus.accounts import REGISTRAR
+from tidegate_bus.broker.accounts import REGISTRAR
 from tidegate_bus.connection import connect
 from tidegate_schemas import subjects
 from tidegate_schemas.errors import Unavailable

@@ -21,14 +21,14 @@ from tidegate.processes import running
 from tidegate.project import Project, address, check_blueprints, client_tls, open_project
 from tidegate.reconciler import applied
 from tidegate.rights import summary
-from tidegate_bus import authority
-from tidegate_bus.accounts import PROBE, REGISTRAR
+from tidegate_bus.broker import authority
+from tidegate_bus.broker.accounts import PROBE, REGISTRAR
+from tidegate_bus.broker.server import find_server
+from tidegate_bus.broker.tls import client_context
+from tidegate_bus.broker.topology import drift
 from tidegate_bus.connection import connect
-from tidegate_bus.credentials import Credentials
-from tidegate_bus.probe import probe as attempt_bypasses
-from tidegate_bus.server import find_server
-from tidegate_bus.tls import client_context
-from tidegate_bus.topology import drift
+from tidegate_bus.identity.credentials import Credentials
+from tidegate_bus.watch.probe import probe as attempt_bypasses
 from tidegate_policy.bundle import load_bundle
 from tidegate_policy.invariants import Checker
 from tidegate_schemas import subjects

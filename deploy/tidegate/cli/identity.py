@@ -14,9 +14,9 @@ import typer
 from tidegate.identities import Wanted, current, ensure_keys, wanted
 from tidegate.project import Project, open_project
 from tidegate.rights import rights
-from tidegate_bus.credentials import check_public_key, public_key
-from tidegate_bus.keyring import new_seed
-from tidegate_bus.register import Entry, Key
+from tidegate_bus.identity.credentials import check_public_key, public_key
+from tidegate_bus.identity.keyring import new_seed
+from tidegate_bus.identity.register import Entry, Key
 from tidegate_schemas.clock import parse_duration, parse_rfc3339, rfc3339
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.identity import Role, is_built_in

@@ -12,8 +12,8 @@ import typer
 from tidegate.identities import current
 from tidegate.project import Project, State
 from tidegate.reconciler import Applied, applied
-from tidegate_bus.credentials import public_key
-from tidegate_bus.register import Entry
+from tidegate_bus.identity.credentials import public_key
+from tidegate_bus.identity.register import Entry
 from tidegate_schemas.errors import InvalidInput, Unavailable
 from tidegate_schemas.identity import is_built_in
 from tidegate_schemas.subjects import Principal

@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from tidegate.bus import Bus
-from tidegate_bus.accounts import MAX_PAYLOAD
+from tidegate_bus.broker.accounts import MAX_PAYLOAD
 from tidegate_schemas.envelope import Envelope, decode, encode
 from tidegate_schemas.errors import InvalidEnvelope, InvalidInput
 from tidegate_schemas.record import Receipt

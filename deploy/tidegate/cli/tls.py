@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tidegate.project import open_project
-from tidegate_bus import authority
+from tidegate_bus.broker import authority
 
 from .console import JsonOption, ProjectOption, StateOption, clean, group, out, print_json, table
 

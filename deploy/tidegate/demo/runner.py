@@ -10,7 +10,7 @@ from pathlib import Path
 from tidegate.bus import Bus
 from tidegate.project import load_project
 from tidegate.stack import Stack
-from tidegate_bus.accounts import REGISTRAR
+from tidegate_bus.broker.accounts import REGISTRAR
 from tidegate_policy.invariants import Checker
 from tidegate_schemas import subjects
 from tidegate_schemas.vocabulary import OPERATOR

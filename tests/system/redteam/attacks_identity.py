@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tidegate_bus.credentials import public_key
-from tidegate_bus.keyring import new_seed
+from tidegate_bus.identity.credentials import public_key
+from tidegate_bus.identity.keyring import new_seed
 
 from .attack import Attack, submit
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from bus.test_operator_mode import forged
 from support import AGENT, OTHER
-from tidegate_bus import jwt
-from tidegate_bus.accounts import GATEWAY
-from tidegate_bus.credentials import Credentials
-from tidegate_bus.jwt import Key
-from tidegate_bus.operator_mode import AccountLimits, Authority
+from tidegate_bus.broker.accounts import GATEWAY
+from tidegate_bus.identity import jwt
+from tidegate_bus.identity.credentials import Credentials
+from tidegate_bus.identity.jwt import Key
+from tidegate_bus.identity.operator_mode import AccountLimits, Authority
 from tidegate_schemas.identity import Role
 from tidegate_schemas.vocabulary import COORDINATOR
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from support import ADMIN, AGENT, CAPABILITY, LIMITS, OTHER, PUBLISHER, TOPIC, until
-from tidegate_bus import topology
+from tidegate_bus.broker import topology
+from tidegate_bus.broker.topology import Limits, Subscription
 from tidegate_bus.connection import Connection
 from tidegate_bus.delivery import Delivery, Inbox
 from tidegate_bus.publisher import Publisher
-from tidegate_bus.topology import Limits, Subscription
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import TidegateError
 from tidegate_schemas.record import Receipt, encode_record

@@ -16,15 +16,15 @@ from bus.test_operator_mode import Deployment, Wallet, open_authority
 from support import ADMIN, AGENT, Broker
 from support import until as wait_until
 from support.broker import IN_CONTAINER, configure
-from tidegate_bus import jwt
-from tidegate_bus.accounts import WARDEN
-from tidegate_bus.credentials import Credentials
-from tidegate_bus.jwt import Key
-from tidegate_bus.keyring import Keyring, new_seed
-from tidegate_bus.operator_mode import Authority
-from tidegate_bus.register import Entry
-from tidegate_bus.register import Key as Registered
-from tidegate_bus.server import Server
+from tidegate_bus.broker.accounts import WARDEN
+from tidegate_bus.broker.server import Server
+from tidegate_bus.identity import jwt
+from tidegate_bus.identity.credentials import Credentials
+from tidegate_bus.identity.jwt import Key
+from tidegate_bus.identity.keyring import Keyring, new_seed
+from tidegate_bus.identity.operator_mode import Authority
+from tidegate_bus.identity.register import Entry
+from tidegate_bus.identity.register import Key as Registered
 from tidegate_schemas.clock import rfc3339
 from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal

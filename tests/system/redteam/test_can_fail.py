@@ -9,9 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from support import ADMIN, AGENT, LIMITS, OTHER, PUBLISHER, Broker, until
+from tidegate_bus.broker.topology import Limits
 from tidegate_bus.connection import Connection
-from tidegate_bus.keyring import Keyring
-from tidegate_bus.topology import Limits
+from tidegate_bus.identity.keyring import Keyring
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import NoReceipt
 from tidegate_schemas.settings import ServerSettings
@@ -158,7 +158,7 @@ async def test_a_revocation_that_the_broker_does_not_hear_of_keeps_nobody_out(
     async def nothing(connection: Connection, account: str) -> None:
         pass
 
-    monkeypatch.setattr("tidegate_bus.operator_mode._push", nothing)
+    monkeypatch.setattr("tidegate_bus.identity.operator_mode._push", nothing)
     async with ground(tmp_path, layout=layout) as made:
         if isinstance(made.broker, Listed):
             made.broker.forgetful = True

@@ -12,10 +12,10 @@ from prometheus_client import REGISTRY
 
 from support import AGENT, until
 from support.broker import ROLES
-from tidegate_bus import warden as module
-from tidegate_bus.accounts import WARDEN
+from tidegate_bus.broker.accounts import WARDEN
 from tidegate_bus.telemetry import Health
-from tidegate_bus.warden import Warden
+from tidegate_bus.watch import warden as module
+from tidegate_bus.watch.warden import Warden
 
 from .attack import OWN, Attack, Marks, event
 from .ground import Foe, Ground, ground

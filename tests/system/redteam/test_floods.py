@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from support import ADMIN, AGENT, LIMITS, OTHER, PUBLISHER, until
-from tidegate_bus.topology import Limits
+from tidegate_bus.broker.topology import Limits
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.record import Receipt
 from tidegate_schemas.settings import ServerSettings

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from support import ADMIN, until
-from tidegate_bus import accounts
+from tidegate_bus.broker import accounts
 
 from .attack import NOW, PULL
 from .ground import Foe, Ground, bare, foe

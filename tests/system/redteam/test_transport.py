@@ -23,11 +23,11 @@ from nats.aio.msg import Msg
 from bus.test_tls import LONG_AGO, SecureBroker, now, secured
 from support import AGENT, OTHER, PUBLISHER, until
 from support.broker import configure
-from tidegate_bus.accounts import WARDEN
-from tidegate_bus.authority import create
-from tidegate_bus.credentials import Credentials
+from tidegate_bus.broker.accounts import WARDEN
+from tidegate_bus.broker.authority import create
+from tidegate_bus.broker.tls import server_block
+from tidegate_bus.identity.credentials import Credentials
 from tidegate_bus.publisher import Publisher
-from tidegate_bus.tls import server_block
 from tidegate_schemas.envelope import Envelope
 
 from .attack import OWN, event

@@ -18,9 +18,10 @@ from pathlib import Path
 import pytest
 
 from support import ADMIN, OTHER, TOPIC, until
-from tidegate_bus import puller, topology
+from tidegate_bus import puller
+from tidegate_bus.broker import topology
+from tidegate_bus.broker.topology import Subscription
 from tidegate_bus.delivery import Delivery, Inbox
-from tidegate_bus.topology import Subscription
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.subjects import consumer_create
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from tidegate_bus.credentials import Credentials
+from tidegate_bus.identity.credentials import Credentials
 
 _SECONDS = 20.0
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import structlog
 from prometheus_client import Counter, Gauge
 
+from tidegate_bus.identity.credentials import Credentials
+from tidegate_bus.ledger import LedgerReader
 from tidegate_schemas.subjects import Principal
 
-from .credentials import Credentials
-from .ledger import LedgerReader
 from .probe import Report, probe
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.prober")

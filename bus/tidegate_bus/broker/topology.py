@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tidegate_bus.connection import ApiError, Connection
 from tidegate_schemas import subjects
 from tidegate_schemas.errors import InvalidInput, TopologyDrift
 from tidegate_schemas.subjects import Kind, Principal
-
-from .connection import ApiError, Connection
 
 _NOT_FOUND = {10014, 10059}
 _UNORDERED = {"subjects", "filter_subjects"}

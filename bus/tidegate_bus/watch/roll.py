@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 
+from tidegate_bus.broker.accounts import GATEWAY, REGISTRAR, WARDEN
 from tidegate_schemas.subjects import Principal
-
-from .accounts import GATEWAY, REGISTRAR, WARDEN
 
 CONNECTIONS = 64
 """Of one identity. A worker has one, `tidegate publish` one while it runs."""

@@ -17,16 +17,16 @@ from typing import Any
 
 import structlog
 
+from tidegate_bus.broker.accounts import PROBE
+from tidegate_bus.identity.credentials import Credentials
+from tidegate_bus.identity.keyring import new_seed
+from tidegate_bus.ledger import LedgerReader
 from tidegate_schemas.errors import TidegateError, Unavailable
 from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import BYPASSED, PROBED
 
-from .accounts import PROBE
 from .bypasses import Attempt, bypasses
-from .credentials import Credentials
 from .injection import NAMES, Desk, judge, position, record_of
-from .keyring import new_seed
-from .ledger import LedgerReader
 from .wire import Wire
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.probe")

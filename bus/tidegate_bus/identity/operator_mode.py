@@ -25,14 +25,15 @@ from typing import Any, Literal, Self
 
 import msgspec
 
+from tidegate_bus.broker import accounts
+from tidegate_bus.broker.accounts import Identity
+from tidegate_bus.connection import Connection
 from tidegate_schemas.clock import parse_duration
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal
 
-from . import accounts, jwt
-from .accounts import Identity
-from .connection import Connection
+from . import jwt
 from .credentials import Credentials
 from .jwt import Key
 from .keyring import write_secret

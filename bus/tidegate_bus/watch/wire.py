@@ -16,9 +16,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from tidegate_bus.identity.credentials import Credentials
 from tidegate_schemas.errors import InvalidInput, Unavailable
-
-from .credentials import Credentials
 
 _LINE_BYTES = 64 * 1024
 

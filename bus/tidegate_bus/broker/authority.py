@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tidegate_bus.identity.keyring import write_secret
 from tidegate_schemas.errors import InvalidInput
 
-from .keyring import write_secret
 from .tls import AUTHORITY, CLIENT, CLIENT_KEY, SERVER, SERVER_KEY
 
 if TYPE_CHECKING:  # it takes a tenth of a second to load, and a publisher never needs it

@@ -12,15 +12,15 @@ from typing import Any, cast
 
 import msgspec
 
+from tidegate_bus.broker.accounts import PROBE
+from tidegate_bus.ledger import LedgerReader, StoredRecord
 from tidegate_schemas import subjects
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.errors import InvalidRecord, LedgerError, Unavailable
 from tidegate_schemas.record import Reason, Record
 from tidegate_schemas.subjects import Principal, Verdict
 
-from .accounts import PROBE
 from .bypasses import Attempt, not_stored, publish
-from .ledger import LedgerReader, StoredRecord
 from .wire import Wire
 
 NAMES = ("inject-by-reply", "one-record")

@@ -20,14 +20,14 @@ import prometheus_client
 import structlog
 from nats.aio.msg import Msg
 
+from tidegate_bus.connection import Connection
+from tidegate_bus.telemetry import Health
 from tidegate_schemas import subjects
 from tidegate_schemas.errors import Unavailable
 from tidegate_schemas.subjects import Principal
 
-from .connection import Connection
 from .monitoring import Picture, read_event
 from .roll import CONNECTIONS, Owner, Roll, label
-from .telemetry import Health
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.warden")
 
