@@ -22,7 +22,7 @@ from tidegate_policy.roster import BUILT_IN, Roster, follow
 from tidegate_schemas import subjects
 from tidegate_schemas.clock import rfc3339
 from tidegate_schemas.errors import InvalidEnvelope, LedgerError, Refused
-from tidegate_schemas.identity import IDENTITY_COMMANDS
+from tidegate_schemas.identity import IDENTITY_COMMANDS, Registration
 from tidegate_schemas.subjects import Kind, Principal
 from tidegate_schemas.vocabulary import OPERATOR
 
@@ -119,14 +119,17 @@ class Reconciler:
         Raises:
             LedgerError, ServerFailed, Unavailable: it could not be done; try again.
         """
-        async with await self._connect(OPERATOR) as operator:
-            known = (await roster(LedgerReader(operator))).members
-        await admit(wanted.only(known))
+        await admit(wanted.only(await self.members()))
         async with await self._connect(REGISTRAR) as registrar:
             await converge(registrar, project.limits(), wanted.subscriptions())
         refused = await self.announce(wanted)
         await admit(wanted.only(wanted.entries.keys() - refused.keys()))
         return note(project.state, version, refused)
+
+    async def members(self) -> Mapping[str, Registration]:
+        """Who takes part, as the ledger says; see `roster`."""
+        async with await self._connect(OPERATOR) as operator:
+            return (await roster(LedgerReader(operator))).members
 
     async def announce(self, wanted: Wanted) -> dict[str, Refused]:
         """Tell the ledger what it does not know yet; who was refused, and why.

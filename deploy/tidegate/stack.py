@@ -113,20 +113,22 @@ class Stack:
         ensure_keys(self.project, now)
         version = state.register.version()
         who = wanted(self.project, state.register.read(), now)
-        await self._start_server(who)
+        # Others are let in when the ledger is found to know them, or has been told.
+        own = {name for name, entry in who.entries.items() if entry.declared}
+        await self._start_server(who.only(own))
         self._keeper = asyncio.create_task(self._keep_server())
         async with await self.connect(REGISTRAR) as connection:
             await converge(connection, self.project.limits(), who.subscriptions())
+        await self._admit(who.only(own | (await self._reconciler.members()).keys()))
         self._add_workers({str(user.principal) for user in who.users()})
         for child in self.children:
             child.start()
         await self._until_ready()
         refused = await self._reconciler.announce(who)
         for name, error in refused.items():
-            if who.entries[name].declared:  # what the project is made of cannot be left out
-                raise error
-        if refused:
-            await self._admit(who.only(who.entries.keys() - refused.keys()))
+            if name in who.registrations() and name in own:
+                raise error  # what the project is made of cannot be left out
+        await self._admit(who.only(who.entries.keys() - refused.keys()))
         note(state, version, refused)
         await self._guards.start(who, self.server.url)
         self._telemetry.enter_context(telemetry(state, "stack", self._health))
