@@ -48,6 +48,25 @@ class Wanted:
         entries = {n: e for n, e in self.entries.items() if n in names or is_built_in(n)}
         return replace(self, entries=entries)
 
+    def admitted(self, refused: Collection[str], known: Mapping[str, Registration]) -> Wanted:
+        """Those whom the ledger knows as they are wanted.
+
+        Args:
+            refused: of whom it did not take what it was told.
+            known: who takes part, as it says.
+
+        Who was admitted before stays as that: the keys of then are good, newer ones are not.
+        """
+        entries: dict[str, Entry] = {}
+        for name, entry in self.entries.items():
+            if name not in refused:
+                entries[name] = entry
+            elif name in known:
+                keys = tuple(key for key in entry.keys if key.public in known[name].keys)
+                if keys:
+                    entries[name] = msgspec.structs.replace(entry, keys=keys)
+        return replace(self, entries=entries)
+
     def registrations(self) -> dict[str, Registration]:
         """Who is to take part, as the ledger is to say it."""
         return {

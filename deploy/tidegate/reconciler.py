@@ -123,7 +123,7 @@ class Reconciler:
         async with await self._connect(REGISTRAR) as registrar:
             await converge(registrar, project.limits(), wanted.subscriptions())
         refused = await self.announce(wanted)
-        await admit(wanted.only(wanted.entries.keys() - refused.keys()))
+        await admit(wanted.admitted(refused, await self.members()))
         return note(project.state, version, refused)
 
     async def members(self) -> Mapping[str, Registration]:
@@ -145,6 +145,7 @@ class Reconciler:
                 principal: str = envelope.payload()["principal"]
                 try:
                     receipt = await publisher.publish(envelope)
+                    refused.pop(principal, None)
                     _log.info(envelope.type, principal=principal, record=receipt.seq)
                 except Refused as error:
                     refused[principal] = error

@@ -363,3 +363,18 @@ def test_a_seed_of_somebody_else_is_not_adopted(project: Project) -> None:
 
     assert not path.exists()
     assert public_key(project.state.keyring.seed(GREETER)) == old
+
+
+def test_who_was_admitted_before_stays_so_when_an_update_is_refused() -> None:
+    """With the key of then, not one that the ledger was not told of; newcomers stay out."""
+    rotated = entry("a.one", keys=(Key("Uold", BEFORE, AFTER), Key("Unew", BEFORE)))
+    known = {"a.one": Registration("a.one", Role.AGENT, keys=("Uold",))}
+    found = wants(rotated, entry("a.two"), entry("b.one"))
+
+    admitted = found.admitted({"a.one", "a.two"}, known)
+
+    assert [(str(u.principal), u.public_key) for u in admitted.users()] == [
+        ("a.one", "Uold"),
+        ("b.one", "Ub.one"),
+    ]
+    assert found.admitted((), known) == found

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tidegate.project import load_project
-from tidegate_bus.credentials import public_key
-from tidegate_bus.keyring import new_seed
+from tidegate_bus.identity.credentials import public_key
+from tidegate_bus.identity.keyring import new_seed
 from tidegate_schemas.subjects import Principal
 
 from .test_cli import Shell, bytecode

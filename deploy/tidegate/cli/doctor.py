@@ -19,7 +19,7 @@ from tidegate.guards import victim
 from tidegate.identities import Wanted, current
 from tidegate.processes import running
 from tidegate.project import Project, address, check_blueprints, client_tls, open_project
-from tidegate.reconciler import applied
+from tidegate.reconciler import applied, roster
 from tidegate.rights import summary
 from tidegate_bus.broker import authority
 from tidegate_bus.broker.accounts import PROBE, REGISTRAR
@@ -174,7 +174,8 @@ async def _access(project: Project, who: Wanted) -> Finding:
     if done is None or done.register != state.register.version():
         lines.append(f"{state.register.path} is not applied; the output of `tidegate up` says why")
     else:
-        admitted = who.only(who.entries.keys() - done.refused.keys())
+        async with await Bus.of_project(str(OPERATOR), project.root, state.folder) as bus:
+            admitted = who.admitted(done.refused, (await roster(bus.ledger)).members)
         should = body(project, admitted, port, project.server_tls())
         log = state.logs / "server.log"
         lines += await broker_drift(state.server_configuration, log, should, admitted)
