@@ -21,7 +21,9 @@ _LOADED = re.compile(
 _DIGEST = re.compile(r"sha256:\w+")
 
 
-async def broker_drift(path: Path, log: Path, body: str, who: Wanted) -> list[str]:
+async def broker_drift(
+    path: Path, log: Path, body: str, who: Wanted, *, pushed: bool = False
+) -> list[str]:
     """What differs, one line each; nothing where all is as it should be.
 
     Args:
@@ -29,6 +31,8 @@ async def broker_drift(path: Path, log: Path, body: str, who: Wanted) -> list[st
         log: what the broker says; it names the configuration that it has taken in.
         body: the configuration that is wanted.
         who: names the keys in it.
+        pushed: changes are pushed to the broker, as in operator mode; it reads the file when it
+            starts only, so that it may have started with an older one.
     """
     try:
         found, intact = read_generated(path)
@@ -42,6 +46,8 @@ async def broker_drift(path: Path, log: Path, body: str, who: Wanted) -> list[st
             lines += _differences(body, found, {u.public_key: u.principal for u in who.users()})
         except (ValueError, KeyError, TypeError, AttributeError):
             lines.append("it is not of the form in which it is generated")
+    if pushed:
+        return lines
     loaded, written = _loaded(log), await _digest(path)
     if loaded and written and loaded != written:
         lines.append(

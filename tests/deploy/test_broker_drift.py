@@ -170,3 +170,13 @@ async def test_a_broker_that_runs_something_else_is_found_out(written: Written) 
 
     (line,) = await written.drift()
     assert line.startswith("the broker runs another configuration (sha256:01234567…)")
+
+
+async def test_a_broker_that_changes_are_pushed_to_need_not_have_read_them(
+    written: Written,
+) -> None:
+    """The file is for its next start."""
+    written.log.write_text("[INF] Using configuration file: x (sha256:00)\n")
+
+    found = await broker_drift(written.path, written.log, written.body, written.who, pushed=True)
+    assert found == []

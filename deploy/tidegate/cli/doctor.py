@@ -178,7 +178,8 @@ async def _access(project: Project, who: Wanted) -> Finding:
             admitted = who.admitted(done.refused, (await roster(bus.ledger)).members)
         should = body(project, admitted, port, project.server_tls())
         log = state.logs / "server.log"
-        lines += await broker_drift(state.server_configuration, log, should, admitted)
+        path, pushed = state.server_configuration, mode == "operator"
+        lines += await broker_drift(path, log, should, admitted, pushed=pushed)
     if lines:
         return Finding("access", "failed", "\n".join([f"{mode} mode", *lines]))
     return Finding("access", "ok", f"{mode} mode: {_MODES[mode]}")
