@@ -76,7 +76,11 @@ class Guards:
         warden = Warden(watching, self._principals, self._health, limit=server.connections)
         self._warden = warden
         log = BrokerLog(
-            project.state.logs / "server.log", self._principals, self._tell, owner=warden.owner
+            project.state.logs / "server.log",
+            self._principals,
+            self._tell,
+            owner=warden.owner,
+            expected=self._is_of_the_probe,
         )
         self._stack.callback(log.close)
         self._tasks = [
@@ -121,11 +125,13 @@ class Guards:
                 self._say("error", "not watching", error=str(error))
             await asyncio.sleep(_AGAIN_SECONDS)
 
-    def _tell(self, told: Told) -> None:
+    def _is_of_the_probe(self, told: Told) -> bool:
+        """It does such things, also under keys of nobody."""
         nobody = told.principal is None and told.incident.what is What.LOGIN
         probing = self._prober is not None and self._prober.is_recent(_ECHO_SECONDS)
-        if told.principal == PROBE or (nobody and probing):
-            return  # the probe does such things, also under keys of nobody; they are counted
+        return told.principal == PROBE or (nobody and probing)
+
+    def _tell(self, told: Told) -> None:
         facts: dict[str, Any] = {"principal": str(told.principal or "unknown")}
         if told.incident.subject:
             facts["subject"] = told.incident.subject

@@ -242,6 +242,33 @@ def test_incidents_of_one_kind_are_told_once_in_a_while_with_their_number(tmp_pa
     log.close()
 
 
+def test_what_is_expected_is_counted_and_never_told(tmp_path: Path) -> None:
+    """Also not later, in the number of those left out; the first that is not expected is told."""
+    path = tmp_path / "log"
+    path.touch()
+    told: list[Told] = []
+    expecting = True
+    log = BrokerLog(path, {VICTIM: AGENT}, told.append, expected=lambda _: expecting)
+    before = counted(What.PUBLISH, "team.agent")
+
+    def write(subject: str) -> None:
+        with path.open("ab") as file:
+            text = f'"n" - "AGENTS/nkey:{VICTIM}" - Publish Violation - Subject "{subject}"\n'
+            file.write(line(text))
+
+    write("expected")
+    write("expected")
+    log.tick(0)
+    expecting = False
+    log.tick(10)
+    assert told == []
+    write("not expected")
+    log.tick(11)
+    assert [(t.incident.subject, t.left_out) for t in told] == [("not expected", 0)]
+    assert counted(What.PUBLISH, "team.agent") == before + 3
+    log.close()
+
+
 def test_where_a_key_is_only_said_the_number_of_the_connection_tells_whose_it_is(
     tmp_path: Path,
 ) -> None:

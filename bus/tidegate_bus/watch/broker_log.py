@@ -163,6 +163,7 @@ class BrokerLog:
             in 10 s, with the number of those left out.
         owner: whose a connection is, by the broker's number of it, as `Warden.owner` knows. In
             operator mode a client can put another's key into the log; then this tells who it was.
+        expected: of which incidents, when they are read, nothing is told; they are counted.
     """
 
     def __init__(
@@ -172,11 +173,13 @@ class BrokerLog:
         tell: Callable[[Told], object],
         *,
         owner: Callable[[int], Principal | None] | None = None,
+        expected: Callable[[Told], bool] | None = None,
     ) -> None:
         self._tail = Tail(path)
         self._principals = principals
         self._tell = tell
         self._owner = owner
+        self._expected = expected
         self._quiet: dict[tuple[str, Principal | None], _Quiet] = {}
         self._unread = 0
 
@@ -235,6 +238,8 @@ class BrokerLog:
             incident = replace(incident, claims=str(self._principals[incident.claims]))
         label = str(principal) if principal else UNKNOWN
         _incidents.labels(incident.what, label).inc()
+        if self._expected and self._expected(Told(incident, principal)):
+            return
         quiet = self._quiet.get((incident.what, principal))
         if quiet is None:
             self._quiet[incident.what, principal] = _Quiet(now + _QUIET_SECONDS)
