@@ -99,16 +99,21 @@ class Reconciler:
 
     Args:
         connect: gives a connection of one of the bus's own principals.
+
+    Attributes:
+        known: who takes part, as the ledger said when it was told last.
     """
 
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
+        self.known: Mapping[str, Registration] = {}
 
     async def apply(self, project: Project, wanted: Wanted, version: str, admit: Admit) -> Applied:
         """Bring everything to what is wanted.
 
-        Who goes is locked out before anything else happens. Who comes is let in last, when the
-        ledger knows them: a first message is never refused because of its sender being unknown.
+        Who goes is locked out before anything else happens, and new keys of those who stay are
+        good from then on, also the one that the ledger is told with. Who comes is let in last, when
+        the ledger knows them: a first message is never refused because of its sender being unknown.
 
         Args:
             project: whose bus it is.
@@ -119,11 +124,11 @@ class Reconciler:
         Raises:
             LedgerError, ServerFailed, Unavailable: it could not be done; try again.
         """
-        await admit(wanted.only(await self.members()))
+        await admit(wanted.only(self.known))
         async with await self._connect(REGISTRAR) as registrar:
             await converge(registrar, project.limits(), wanted.subscriptions())
         refused = await self.announce(wanted)
-        await admit(wanted.admitted(refused, await self.members()))
+        await admit(wanted.admitted(refused, self.known))
         return note(project.state, version, refused)
 
     async def members(self) -> Mapping[str, Registration]:
@@ -150,4 +155,5 @@ class Reconciler:
                 except Refused as error:
                     refused[principal] = error
                     _log.error(f"{envelope.type} refused", principal=principal, error=str(error))
+            self.known = (await roster(LedgerReader(operator))).members
         return refused

@@ -128,7 +128,7 @@ class Stack:
         for name, error in refused.items():
             if name in who.registrations() and name in own:
                 raise error  # what the project is made of cannot be left out
-        await self._admit(who.admitted(refused, await self._reconciler.members()))
+        await self._admit(who.admitted(refused, self._reconciler.known))
         note(state, version, refused)
         await self._guards.start(who, self.server.url)
         self._telemetry.enter_context(telemetry(state, "stack", self._health))

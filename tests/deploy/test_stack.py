@@ -23,10 +23,10 @@ from tidegate.stack import Stack
 from tidegate.testing import running_project
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidInput, InvalidPolicy
-from tidegate_schemas.identity import Registration
+from tidegate_schemas.identity import Registration, is_built_in
 from tidegate_schemas.vocabulary import IDENTITY_REGISTER, RUN_FINISHED
 
-from .test_cli import bytecode
+from .test_cli import Shell, bytecode
 
 
 @pytest.fixture(autouse=True)
@@ -179,6 +179,35 @@ async def test_what_cannot_start_is_said_soon_and_nothing_is_left(
 
     assert loop.time() - began < 30
     assert not any(alive(child.pid) for child in stack.children if child.pid)
+
+
+async def test_every_key_of_the_bus_itself_may_be_rotated_while_it_runs(
+    project: Path, pytestconfig: pytest.Config
+) -> None:
+    """Also the one that the ledger is told with, at once; the bus goes on."""
+    shell = Shell(project, bytecode(pytestconfig))
+    async with Stack(load_project(project)) as stack:
+        for principal, _ in stack.project.principals:
+            if is_built_in(str(principal)):
+                arguments = ("identity", "rotate", str(principal), "--overlap", "0s")
+                done = await asyncio.to_thread(shell, *arguments)
+                assert done.status == 0, done.err
+        assert (await _greet(project, "Ada"))["output"] == "Hello, Ada!"
+
+
+async def test_the_doctor_finds_nothing_wrong_with_revocations_that_were_pushed(
+    project: Path, pytestconfig: pytest.Config
+) -> None:
+    """In operator mode they stand in the file, which the broker has not read since it started."""
+    with (project / "tidegate.yaml").open("a") as settings:
+        settings.write("server: { mode: operator }\n")
+    shell = Shell(project, bytecode(pytestconfig))
+    async with Stack(load_project(project)):
+        arguments = ("identity", "rotate", str(OPERATOR), "--overlap", "0s")
+        done = await asyncio.to_thread(shell, *arguments)
+        assert done.status == 0, done.err
+        done = await asyncio.to_thread(shell, "doctor")
+        assert done.status == 0, done.out
 
 
 async def test_agents_may_share_their_code(project: Path) -> None:
