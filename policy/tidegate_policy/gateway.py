@@ -53,6 +53,10 @@ _PIPELINED = 4
 _RETRY_SECONDS = 0.5
 _BEAT_SECONDS = 1.0
 _RECEIPTS_BYTES = 512 * 1024
+_TURN_SECONDS = 0.05
+"""Deciding goes on for so long before what else there is to do has a turn. A large message of many
+brackets takes tens of ms, and the broker lets go a gateway that reads nothing for 5 s."""
+_OTHERS_SECONDS = 0.005
 _DRIFT_SECONDS = 60.0
 """By how much the clocks of gateway and broker may drift apart within the dedupe window."""
 
@@ -233,13 +237,18 @@ class Gateway:
         epoch: int,
     ) -> None:
         settings = self._settings
+        waiting: list[Submission] = []
         while True:
-            submissions = await ingress.next(MAX_BATCH)
-            now = self._clock()
+            if waiting:  # its turn was over
+                await asyncio.sleep(_OTHERS_SECONDS)
+            else:
+                waiting = await ingress.next(MAX_BATCH)
+            now, turn = self._clock(), time.monotonic() + _TURN_SECONDS
+            submissions: list[Submission] = []
             entries: list[tuple[str, bytes]] = []
             verdicts: Tally[tuple[str, str]] = Tally()
             receipts: defaultdict[str, list[Receipt]] = defaultdict(list)
-            for submission in submissions:
+            for submission in waiting:
                 seq += 1
                 decision = decide(bundle, settings.limits, submission, window, now)
                 made = record(
@@ -252,9 +261,13 @@ class Gateway:
                 subject = subjects.ledger(
                     settings.partition, decision.verdict, decision.kind, decision.to
                 )
+                submissions.append(submission)
                 entries.append((subject, encode_record(made)))
                 receipts[submission.by].append(receipt(decision, submission, seq))
                 verdicts[decision.verdict, decision.kind] += 1
+                if time.monotonic() >= turn:
+                    break
+            waiting = waiting[len(submissions) :]
             leaves = [_digest(payload) for _, payload in entries]
             self._unconfirmed[-1].update(leaves)
             stored = await appender.append(entries)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import pytest
 
 from policy.rig import INGRESS, check, event, ingress_state, length, running, sending, settled
 from support import ADMIN, PUBLISHER, Broker, running_broker, until
+from tidegate_bus.appender import Entry, FastAppender
 from tidegate_bus.broker import topology
 from tidegate_bus.broker.accounts import REGISTRAR
 from tidegate_bus.broker.topology import Limits
 from tidegate_bus.ingress import PulledIngress
+from tidegate_policy import gateway as gateway_module
 from tidegate_policy import trimmer
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import LedgerGap, Unavailable
@@ -190,3 +192,27 @@ async def test_large_messages_are_read_in_their_order(broker: Broker) -> None:
             assert not gateway.task.done()
 
     assert len(await check(broker)) == 300
+
+
+async def test_what_takes_long_is_decided_in_turns(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each turn the gateway reads and writes, so that no sender makes it fall silent."""
+    monkeypatch.setattr(gateway_module, "_TURN_SECONDS", 0.0)
+    appended: list[int] = []
+    append = FastAppender.append
+
+    async def count(appender: FastAppender, entries: Sequence[Entry]) -> asyncio.Future[int]:
+        appended.append(len(entries))
+        return await append(appender, entries)
+
+    monkeypatch.setattr(FastAppender, "append", count)
+    async with sending(broker, PUBLISHER) as sender:
+        for number in range(30):
+            await sender.send(event(str(number)))
+        async with running(broker) as gateway:
+            await until(lambda: len(sender.receipts) == 30)
+            assert not gateway.task.done()
+
+    assert appended == [1] * 30
+    assert [record.ingress.seq for record in await check(broker)] == list(range(1, 31))
