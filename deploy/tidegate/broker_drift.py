@@ -16,7 +16,8 @@ from tidegate_schemas.subjects import Principal
 from .identities import Wanted
 
 _LOADED = re.compile(
-    r"(?:Using configuration file: .*|Reloaded server configuration) \((sha256:\w+)\)"
+    r"\[\d+\] \S+ \S+ \[INF\] "  # a line about a client goes on with its address
+    r"(?:Using configuration file: .*|Reloaded server configuration) \((sha256:\w+)\)\n"
 )
 _DIGEST = re.compile(r"sha256:\w+")
 
@@ -103,11 +104,15 @@ def _rights(
 
 
 def _loaded(log: Path) -> str:
+    loaded = ""
     try:
-        found = _LOADED.findall(log.read_text("utf-8", errors="replace"))
+        with log.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+            for line in lines:
+                if found := _LOADED.fullmatch(line):
+                    loaded = found[1]
     except OSError:
         return ""
-    return str(found[-1]) if found else ""
+    return loaded
 
 
 async def _digest(path: Path) -> str:

@@ -17,7 +17,11 @@ import pytest
 from support import Raw, until
 from support.processes import alive
 from tidegate_bus.broker.accounts import Identity, configuration
-from tidegate_bus.broker.server import Server, find_server
+from tidegate_bus.broker.server import (
+    Server,
+    _until_reloaded,  # pyright: ignore[reportPrivateUsage]
+    find_server,
+)
 from tidegate_bus.identity.credentials import public_key
 from tidegate_bus.identity.keyring import new_seed
 from tidegate_schemas.errors import ServerFailed, ServerMissing
@@ -26,8 +30,9 @@ from tidegate_schemas.subjects import Principal
 
 STUBBORN = """#!/bin/sh
 [ "$1" = --version ] && echo "nats-server: v2.15.0" && exit
-echo "Listening for client connections on 127.0.0.1:4222"
-echo "{ready}"
+head="[7] 2026/11/22 11:59:47.229140 [INF]"
+echo "$head Listening for client connections on 127.0.0.1:4222"
+echo "$head {ready}"
 trap '' TERM
 exec tail -f /dev/null
 """
@@ -332,3 +337,50 @@ async def test_a_server_that_does_not_answer_a_reload_is_said(config: Path, tmp_
             await server.reload(timeout=0.1)
         os.kill(server.pid, signal.SIGCONT)
         await until(lambda: "Reloaded server configuration" in server.log.read_text())
+
+
+@pytest.mark.parametrize(
+    "name", ["Reloaded server configuration", "Failed to reload server configuration: no"]
+)
+async def test_a_client_cannot_answer_a_reload(tmp_path: Path, name: str) -> None:
+    """Whatever a client calls itself, what the log says of it is not what the broker says."""
+    seed = new_seed()
+    user = Identity(Principal("team", "agent"), Role.AGENT, public_key(seed))
+    config = tmp_path / "nats.conf"
+    config.write_text(configuration([user], store=tmp_path / "jetstream", store_bytes=2**30))
+    async with await Server.start(config, tmp_path / "server.log") as server:
+        raw = await Raw.open(server.url, seed, name=name)
+        try:
+            await raw.publish("nope", b"")
+        finally:
+            await raw.close()
+        await until(lambda: name in server.log.read_text())
+        before = server.log.read_bytes()
+        replay = tmp_path / "replay.log"
+        replay.write_bytes(before)
+        process = server._process  # pyright: ignore[reportPrivateUsage]
+        waiting = asyncio.create_task(_until_reloaded(process, replay, 0))
+        await server.reload()  # takes many turns of the loop
+        assert not waiting.done()
+        with replay.open("ab") as file:
+            file.write(server.log.read_bytes()[len(before) :])
+
+        assert (await waiting)[1] is None
+
+
+async def test_an_answer_is_found_in_a_flood(tmp_path: Path) -> None:
+    """Also where the broker goes on to say more than anybody reads at once, of its clients."""
+    log = tmp_path / "server.log"
+    head = b"[7] 2026/11/22 11:59:47.229140 [INF] "
+    flood = head + b'127.0.0.1:1 - cid:5 - "Reloaded server configuration" - something\n'
+    log.write_bytes(flood * 20_000 + head + b"Reloaded server conf")
+    process = await asyncio.create_subprocess_exec("sleep", "60")
+    waiting = asyncio.create_task(_until_reloaded(process, log, 0))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    with log.open("ab") as file:
+        file.write(b"iguration (sha256:abc)\n" + flood * 20_000)
+
+    assert (await waiting)[1] is None
+    process.kill()
+    await process.wait()

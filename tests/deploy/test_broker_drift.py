@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from tidegate.broker_drift import broker_drift
+from tidegate.broker_drift import (
+    _loaded,  # pyright: ignore[reportPrivateUsage]
+    broker_drift,
+)
 from tidegate.cli.init import init
 from tidegate.identities import Wanted, current, ensure_keys
 from tidegate.project import load_project
@@ -164,8 +167,8 @@ async def test_a_missing_file_is_said_to_be_missing(written: Written) -> None:
 async def test_a_broker_that_runs_something_else_is_found_out(written: Written) -> None:
     """By what its log says of the configuration that it took in last."""
     written.log.write_text(
-        "[INF] Using configuration file: x (sha256:00)\n"
-        "[INF] Reloaded server configuration (sha256:0123456789abcdef)\n"
+        "[7] 2026/11/22 11:59:47.22 [INF] Using configuration file: x (sha256:00)\n"
+        "[7] 2026/11/22 11:59:48.22 [INF] Reloaded server configuration (sha256:0123456789abcdef)\n"
     )
 
     (line,) = await written.drift()
@@ -176,7 +179,43 @@ async def test_a_broker_that_changes_are_pushed_to_need_not_have_read_them(
     written: Written,
 ) -> None:
     """The file is for its next start."""
-    written.log.write_text("[INF] Using configuration file: x (sha256:00)\n")
+    head = "[7] 2026/11/22 11:59:47.22 [INF] "
+    written.log.write_text(f"{head}Using configuration file: x (sha256:00)\n")
 
     found = await broker_drift(written.path, written.log, written.body, written.who, pushed=True)
     assert found == []
+
+
+HEAD = "[7] 2026/11/22 11:59:47.229140"
+START = f"{HEAD} [INF] Using configuration file: /a b/nats.conf (sha256:1a)\n"
+TAKEN = "Reloaded server configuration (sha256:ff)"
+CLIENT = "127.0.0.1:1 - cid:5"
+RELOAD = f"{HEAD} [INF] Reloaded server configuration (sha256:2b)\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "digest"),
+    [("", ""), (START, "sha256:1a"), (START + RELOAD, "sha256:2b"), (RELOAD + START, "sha256:1a")],
+)
+def test_the_last_that_it_took_counts(tmp_path: Path, log: str, digest: str) -> None:
+    """From its start or from a reload, whichever was later."""
+    path = tmp_path / "server.log"
+    path.write_text(log)
+
+    assert _loaded(path) == digest
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f'{HEAD} [ERR] {CLIENT} - "v1:x:{TAKEN}" - no',
+        f'{HEAD} [INF] {CLIENT} - "{TAKEN}',
+        f"{HEAD} [INF] {CLIENT} - x \r{HEAD} [INF] {TAKEN}",
+    ],
+)
+def test_what_a_client_calls_itself_does_not_count(tmp_path: Path, line: str) -> None:
+    """The log quotes names that clients choose."""
+    path = tmp_path / "server.log"
+    path.write_text(f"{START}{line}\n", newline="")
+
+    assert _loaded(path) == "sha256:1a"

@@ -19,8 +19,11 @@ class Raw:
         self._writer = writer
 
     @classmethod
-    async def open(cls, url: str, secret: str | Credentials) -> Self:
-        """Connect and prove the key of a principal, by its seed or its credentials."""
+    async def open(cls, url: str, secret: str | Credentials, **claims: str) -> Self:
+        """Connect and prove the key of a principal, by its seed or its credentials.
+
+        `claims` are further fields of CONNECT, such as `name`.
+        """
         known = Credentials(secret) if isinstance(secret, str) else secret
         address = urlsplit(url)
         reader, writer = await asyncio.open_connection(address.hostname, address.port)
@@ -32,6 +35,7 @@ class Raw:
             "no_responders": True,
             "verbose": False,
             "pedantic": False,
+            **claims,
         }
         connection = cls(reader, writer)
         try:

@@ -21,10 +21,19 @@ from . import lifeline
 MINIMUM = (2, 14)
 """Fast-ingest publishing (ADR-50) came with nats-server 2.14."""
 
-_READY = "Server is ready"
-_RELOADED = re.compile(r"Reloaded server configuration|Failed to reload server configuration: (.*)")
-_TLS = "TLS required for client connections"
-_PORT = re.compile(r"Listening for client connections on \S+:(\d+)")
+_LINE = r"^\[\d+\] \d{4}/\d\d/\d\d \d\d:\d\d:\d\d(?:\.\d+)? \[(?:INF|ERR)\] "
+"""How a line begins that the broker says of itself; one about a client goes on with its address.
+What a client chose for itself, such as its name, is quoted there and can end no line."""
+
+_READY = re.compile(rf"{_LINE}Server is ready$", re.ASCII | re.MULTILINE)
+_RELOADED = re.compile(
+    rf"{_LINE}(?:Reloaded server configuration|Failed to reload server configuration: (.*))",
+    re.ASCII | re.MULTILINE,
+)
+_TLS = re.compile(rf"{_LINE}TLS required for client connections$", re.ASCII | re.MULTILINE)
+_PORT = re.compile(
+    rf"{_LINE}Listening for client connections on \S+:(\d+)$", re.ASCII | re.MULTILINE
+)
 _POLL_SECONDS = 0.01
 _GRACE_SECONDS = 10.0
 
@@ -174,8 +183,8 @@ async def _until_ready(process: asyncio.subprocess.Process, log: Path, offset: i
     while True:
         text = _end_of(log, offset, 1_000_000)
         port = _PORT.search(text)
-        if port and _READY in text:
-            return f"{'tls' if _TLS in text else 'nats'}://127.0.0.1:{port[1]}"
+        if port and _READY.search(text):
+            return f"{'tls' if _TLS.search(text) else 'nats'}://127.0.0.1:{port[1]}"
         if process.returncode is not None:
             raise ServerFailed(
                 f"nats-server ended with status {process.returncode}", _end_of(log, offset)
@@ -186,12 +195,17 @@ async def _until_ready(process: asyncio.subprocess.Process, log: Path, offset: i
 async def _until_reloaded(
     process: asyncio.subprocess.Process, log: Path, offset: int
 ) -> re.Match[str]:
-    while True:
-        if found := _RELOADED.search(_end_of(log, offset, 1_000_000)):
-            return found
-        if process.returncode is not None:
-            raise ProcessLookupError
-        await asyncio.sleep(_POLL_SECONDS)
+    """Wait for the broker's answer, however much it says of its clients meanwhile."""
+    rest = b""
+    with log.open("rb") as file:
+        file.seek(offset)
+        while True:
+            whole, newline, rest = (rest + file.read()).rpartition(b"\n")
+            if newline and (found := _RELOADED.search(whole.decode(errors="replace"))):
+                return found
+            if process.returncode is not None:
+                raise ProcessLookupError
+            await asyncio.sleep(_POLL_SECONDS)
 
 
 async def _end(process: asyncio.subprocess.Process, grace: float) -> None:
