@@ -346,6 +346,7 @@ def locked(path: Path) -> TextIO:
     """
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(path.open("a+"))
+        os.fchmod(file.fileno(), 0o600)  # whoever may open it may lock it
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

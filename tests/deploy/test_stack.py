@@ -19,7 +19,7 @@ from tidegate.bus import Bus
 from tidegate.cli.init import init
 from tidegate.processes import running
 from tidegate.project import address, load_project
-from tidegate.stack import Stack
+from tidegate.stack import Stack, _locked  # pyright: ignore[reportPrivateUsage]
 from tidegate.testing import running_project
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidInput, InvalidPolicy
@@ -40,6 +40,18 @@ def project(tmp_path: Path) -> Path:
     """The project that `tidegate init` makes."""
     init(tmp_path / "hello")
     return tmp_path / "hello"
+
+
+def test_nobody_else_may_open_the_lock(project: Path) -> None:
+    """Whoever can open a file can lock it, also one who may not write to it."""
+    lock = project / ".tidegate" / "lock"
+    lock.parent.mkdir()
+    lock.touch(0o644)
+
+    file = _locked(lock)
+
+    assert lock.stat().st_mode & 0o777 == 0o600
+    file.close()
 
 
 async def _greet(project: Path, name: str) -> dict[str, Any]:
