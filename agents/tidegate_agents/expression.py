@@ -33,6 +33,10 @@ MAX_LENGTH = 4096
 MAX_DEPTH = 120
 """Levels of a value, some more than fit an envelope. The library dies of some 9,000."""
 
+MAX_EFFORT = 200_000
+"""Elements that the macros of one evaluation walk over, all of them together; see `_Effort`. A
+sender chooses how long a list is, and while the coordinator evaluates, all runs wait."""
+
 _CACHE = 1024
 _NAMES = frozenset({"event", "input", "run", "steps"})
 _ELEMENT = frozenset({"index", "item"})
@@ -40,7 +44,8 @@ _TYPES = frozenset(
     ("bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint")
 )
 _MACROS = frozenset(("all", "exists", "existsOne", "exists_one", "filter", "map"))
-_IN_ORDER = "inOrder"
+_COLLECTING = frozenset(("filter", "map"))
+_IN_ORDER, _TO_COLLECT = "inOrder", "inOrderToCollect"
 _OPENING = re.compile(r"\$?\$\{")
 _TOKEN = re.compile(
     r"""
@@ -67,7 +72,8 @@ class Scope:
     def __init__(self, variables: Mapping[str, Any]) -> None:
         self._variables = variables
         self._bound: Mapping[str, Any] = {}
-        self._context = _context({})
+        self._effort = _Effort()
+        self._context = _context({}, self._effort)
         self._converted: set[str] = set()
         self._known: dict[str, Any] = {}
 
@@ -137,9 +143,10 @@ class Scope:
         )
 
     def _execute(self, program: _Program) -> Any:
+        self._effort.spent = 0
         try:
             if program.names.isdisjoint(self._variables):
-                context = _context(_checked(program.names, self._bound))
+                context = _context(_checked(program.names, self._bound), self._effort)
             else:
                 context = self._context
                 new = program.names - self._converted
@@ -249,7 +256,8 @@ def _compile(text: str) -> _Program:
     for number, (start, _) in enumerate(tokens):
         match words[number : number + 5]:
             case [_, ".", macro, "(", name] if macro in _MACROS:
-                ordered += (text[end:start], f".{_IN_ORDER}()")
+                walk = _TO_COLLECT if macro in _COLLECTING else _IN_ORDER
+                ordered += (text[end:start], f".{walk}()")
                 end = start
                 own.add(name)
             case [before, "steps", ".", name, after] if before != "." and after != "(":
@@ -315,12 +323,34 @@ class _Unusable(Exception):
     """A value that may not go into an expression, or not come out."""
 
 
-def _context(variables: dict[str, Any]) -> cel.Context:
-    return cel.Context(variables=variables, functions={_IN_ORDER: _in_order})
+class _Effort:
+    """What the macros of an evaluation cost. The same in every process, so no clock.
+
+    What collects a list copies it for every element, so that costs the square of its length.
+    """
+
+    def __init__(self) -> None:
+        self.spent = 0
+
+    def walk(self, value: Any) -> Any:
+        """What a macro walks over."""
+        return self._walk(value, 0)
+
+    def collect(self, value: Any) -> Any:
+        """What a macro walks over that makes a list."""
+        return self._walk(value, len(value) ** 2 // 128 if _is_map(value) or _is_list(value) else 0)
+
+    def _walk(self, value: Any, more: int) -> Any:
+        if _is_map(value) or _is_list(value):
+            self.spent += len(value) + more
+            if self.spent > MAX_EFFORT:
+                raise ValueError("its lists are too long to be walked over")
+        return sorted(value, key=lambda k: (type(k).__name__, k)) if _is_map(value) else value
 
 
-def _in_order(value: Any) -> Any:
-    return sorted(value, key=lambda k: (type(k).__name__, k)) if _is_map(value) else value
+def _context(variables: dict[str, Any], effort: _Effort) -> cel.Context:
+    functions = {_IN_ORDER: effort.walk, _TO_COLLECT: effort.collect}
+    return cel.Context(variables=variables, functions=functions)
 
 
 def _checked(names: frozenset[str], source: Mapping[str, Any]) -> dict[str, Any]:

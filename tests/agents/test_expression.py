@@ -357,3 +357,30 @@ def test_a_sound_blueprint_has_no_problems() -> None:
     )
 
     assert problems(plan) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fits", "too_long"),
+    [
+        ("size(input.map(x, x + 1))", 4_000, 6_000),
+        ("size(input.filter(x, x > 0))", 4_000, 6_000),
+        ("input.all(x, x == 1)", 120_000, 200_001),
+        ("input.exists(x, x == 2)", 120_000, 200_001),
+        ("input.all(x, input.exists(y, y == x))", 400, 500),
+        ("size(input.map(x, size(input.map(y, x + y))))", 100, 300),
+    ],
+)
+def test_nobody_keeps_the_evaluator_busy_with_a_long_list(
+    text: str, fits: int, too_long: int
+) -> None:
+    """What a list may cost is bounded, and its sender is told by the end of the run."""
+    evaluate(text, {"input": [1] * fits})
+    with pytest.raises(InvalidExpression, match="too long to be walked over"):
+        evaluate(text, {"input": [1] * too_long})
+
+
+def test_each_evaluation_has_an_effort_of_its_own() -> None:
+    """A long step does not take from the next one."""
+    scope = Scope({"input": [1] * 120_000})
+    for number in range(5):
+        assert scope.evaluate(f"input.all(x, x != {number + 2})")
