@@ -19,7 +19,7 @@ from tidegate.bus import Bus
 from tidegate.cli.init import init
 from tidegate.processes import running
 from tidegate.project import address, load_project
-from tidegate.stack import Stack, _locked  # pyright: ignore[reportPrivateUsage]
+from tidegate.stack import Stack, locked
 from tidegate.testing import running_project
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidInput, InvalidPolicy
@@ -48,7 +48,7 @@ def test_nobody_else_may_open_the_lock(project: Path) -> None:
     lock.parent.mkdir()
     lock.touch(0o644)
 
-    file = _locked(lock)
+    file = locked(lock)
 
     assert lock.stat().st_mode & 0o777 == 0o600
     file.close()

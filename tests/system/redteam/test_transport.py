@@ -218,7 +218,7 @@ async def tried(
 @pytest.mark.parametrize(
     ("name", "mutual"),
     [*((name, False) for name in ANYWHERE), *((name, True) for name in ATTACKS)],
-    ids=lambda value: value if isinstance(value, str) else ("server", "mutual")[value],
+    ids=str,
 )
 async def test_nothing_gets_in_without_tls_as_it_must_be(
     tmp_path: Path, name: str, mutual: bool

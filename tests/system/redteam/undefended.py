@@ -8,7 +8,7 @@ whoever has an account of their own would not get that far.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,15 +143,24 @@ def _ids_at_the_broker(patch: pytest.MonkeyPatch) -> None:
 
 
 def _any_header(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("tidegate_bus.ingress._reserved", lambda headers: "")
+    def none_is(headers: Iterable[str]) -> str:
+        return ""
+
+    patch.setattr("tidegate_bus.ingress._reserved", none_is)
 
 
 def _any_registration(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Registration, "check", lambda registration: registration)
+    def unchecked(self: Registration) -> Registration:
+        return self
+
+    patch.setattr(Registration, "check", unchecked)
 
 
 def _any_revocation(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Revocation, "check", lambda revocation: revocation)
+    def unchecked(self: Revocation) -> Revocation:
+        return self
+
+    patch.setattr(Revocation, "check", unchecked)
 
 
 def _ids_of_all_senders(patch: pytest.MonkeyPatch) -> None:
