@@ -5,6 +5,7 @@ Each key here is one more of the attacker's own, so that its main one stays what
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -249,6 +250,15 @@ def _forged(make: Callable[[Foe], dict[str, Any]]) -> Callable[[Foe], Awaitable[
     return run
 
 
+async def _unknown_accounts(foe: Foe) -> Marks:
+    """Each makes the broker look for an account for two seconds; it looks for all at once."""
+    broker = foe.ground.broker
+    assert isinstance(broker, Signed)
+    attempts = [forged(broker, **_stranger(foe)) for _ in range(30)]
+    await asyncio.gather(*(_knock(foe, found) for found in attempts))
+    return REFUSED
+
+
 def _seed(foe: Foe, name: str) -> str:
     """What an attacker does not have, and would have to have."""
     return (foe.ground.broker.folder / "authority" / f"{name}.nk").read_text().strip()
@@ -274,7 +284,6 @@ EDITS: dict[str, dict[str, Any]] = {
     "the type of an account": {"nats": {"type": "account"}},
 }
 FORGERIES: dict[str, Callable[[Foe], dict[str, Any]]] = {
-    "an account of its own": _stranger,
     "a key that the account does not know": lambda _: {"by": Key.ACCOUNT.new_seed()},
     "the account's key, which is bound to no role": lambda foe: {"by": _seed(foe, "AGENTS")},
     "that key, without a name of the account": lambda foe: {
@@ -308,6 +317,7 @@ SIGNED = [
     Attack("a token signed by itself", _self_signed),
     Attack("a token without an algorithm", _header(alg="none")),
     Attack("a token of the first version", _header(alg="ed25519")),
+    Attack("thirty tokens of accounts of its own", _unknown_accounts),
     *(Attack(f"a token edited to {name}", _edited(**what)) for name, what in EDITS.items()),
     *(Attack(f"a token of {name}", _forged(what)) for name, what in FORGERIES.items()),
 ]
