@@ -43,8 +43,9 @@ async def broker_drift(
     if not intact:
         lines.append(f"{path} was changed by hand")
     if found != body:
+        names = {user.public_key: user.principal for user in (*who.gone, *who.users())}
         try:
-            lines += _differences(body, found, {u.public_key: u.principal for u in who.users()})
+            lines += _differences(body, found, names)
         except (ValueError, KeyError, TypeError, AttributeError):
             lines.append("it is not of the form in which it is generated")
     if pushed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,18 @@ async def test_what_somebody_changed_is_said_in_words(written: Written, change: 
 
     assert first == f"{written.path} was changed by hand"
     assert any(line.startswith(words) for line in rest), rest
+
+
+async def test_who_is_not_wanted_any_more_is_named(written: Written) -> None:
+    """The manifest of an agent was removed, and the broker still lets it in."""
+    wanted = written.who
+    (greeter,) = [user for user in wanted.users() if str(user.principal) == "front-desk.greeter"]
+    kept = {name: entry for name, entry in wanted.entries.items() if entry.who != greeter.principal}
+    who = replace(wanted, entries=kept, gone=(greeter,))
+    body = configuration(who.users(), store=written.path.parent / "jetstream", store_bytes=2**30)
+
+    lines = await broker_drift(written.path, written.log, body, who)
+    assert f"lets in {greeter.public_key[:12]}…, which is of front-desk.greeter" in lines
 
 
 async def test_a_change_of_blanks_is_a_change(written: Written) -> None:
