@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from rich.console import Console
 
 from support import until
 from tidegate.cli.console import table
 from tidegate.cli.init import init
-from tidegate.cli.up import LinePrinter
+from tidegate.cli.up import LinePrinter, log_to
 from tidegate.identities import current
 from tidegate.processes import running
 from tidegate.project import address, load_project
@@ -195,6 +198,37 @@ def test_log_lines_are_printed_as_words(
     LinePrinter()("it", line)
 
     assert capsys.readouterr().err.startswith(expected)
+
+
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """What is configured here is undone."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
+@pytest.mark.usefixtures("logging_as_before")
+def test_what_the_stack_itself_logs_is_printed_as_the_others_lines() -> None:
+    """Also what is not wrong, so that a reconnect follows upon each loss, and an exception."""
+    lines: list[tuple[str, dict[str, str]]] = []
+    log_to(lambda name, line: lines.append((name, json.loads(line))))
+    log = structlog.get_logger("tidegate.connection")
+
+    log.debug("nobody needs to know")
+    log.warning("disconnected", principal="tidegate.warden")
+    log.info("reconnected", principal="tidegate.warden")
+    try:
+        raise ValueError("no probe")
+    except ValueError:
+        log.exception("cannot probe")
+
+    assert [(name, line["level"], line["event"]) for name, line in lines] == [
+        ("stack", "warning", "disconnected"),
+        ("stack", "info", "reconnected"),
+        ("stack", "error", "cannot probe"),
+    ]
+    assert "ValueError: no probe" in lines[-1][1]["exception"]
 
 
 def test_names_stay_whole_in_a_narrow_terminal() -> None:

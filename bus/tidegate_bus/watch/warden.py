@@ -242,7 +242,7 @@ class Warden:
             _log.warning("cut connections, it had too many", principal=name, connections=count)
         self._news.clear()
         if self._refusals:
-            _log.info("refused logins", logins=self._refusals)
+            _log.debug("refused logins", logins=self._refusals)
             self._refusals = 0
         crowded = set(self._roll.crowded())
         for principal in crowded - self._told:

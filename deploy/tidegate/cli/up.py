@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from typing import Annotated, Any
 
 import msgspec
+import structlog
 import typer
 
+from tidegate.child import OnLine
 from tidegate.project import Project, open_project
 from tidegate.stack import Stack
 
@@ -41,6 +44,7 @@ async def _up(project: Project, quiet: bool) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     printer = LinePrinter(quiet)
+    log_to(printer)
     began = loop.time()
     err.print(f"starting [bold]{clean(project.settings.project)}[/bold]")
     starting = asyncio.create_task(_started(Stack(project, on_line=printer)))
@@ -85,6 +89,31 @@ async def _started(stack: Stack) -> Stack:
         await stack.stop()
         raise
     return stack
+
+
+def log_to(on_line: OnLine) -> None:
+    """Let what this process logs look like what the others do: as lines of `stack`."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=lambda *_: _Lines(on_line),
+    )
+
+
+class _Lines:
+    """A logger that passes on its lines."""
+
+    def __init__(self, on_line: OnLine) -> None:
+        self._on_line = on_line
+
+    def info(self, line: str) -> None:
+        self._on_line("stack", line)
+
+    warning = error = critical = info
 
 
 class LinePrinter:
