@@ -79,7 +79,7 @@ ANOTHER = Envelope.new("thing", {"nothing": "of it"})
         ([record(1, str(NOBODY), Verdict.REJECT, DENIED, None), record(2)], True, False),
         ([record(1), record(2, str(NOBODY), Verdict.REJECT, DENIED, None)], True, False),
         ([record(1), record(2)], False, True),
-        ([record(1, "team.agent"), record(2)], False, True),
+        ([record(1, "team.agent"), record(2), record(3, "ops.alice")], False, False),
         ([record(why=DENIED)], False, True),
         ([record(why=Why((), Reason.PERMITTED, ""))], False, True),
         ([replace(record(), payload=b"{}")], None, True),
@@ -87,7 +87,7 @@ ANOTHER = Envelope.new("thing", {"nothing": "of it"})
     ],
     ids=[
         *("allowed", "denied", "among others", "injected before", "injected after", "twice"),
-        *("as another too", "allowed by nothing", "allowed by no policy", "never", "unrelated"),
+        *("repeated by others", "allowed by nothing", "allowed by no policy", "never", "unrelated"),
     ],
 )
 async def test_the_ledger_is_judged_by_what_stands_in_it(

@@ -126,7 +126,8 @@ async def judge(
         start: where the ledger ended before the round.
         nobody: see `Desk.inject`.
         envelope: what was submitted after it.
-        nonce: in the envelope's data and in nothing else.
+        nonce: in the envelope's data. It is no secret: it stands in the ledger, and in the broker's
+            log. So what others submit with it in it proves nothing, and is left out.
 
     Raises:
         Unavailable: the broker does not answer; nor does this end while the gateway is away.
@@ -139,7 +140,7 @@ async def judge(
         async for stored in reader.read(start):
             if str(nobody).encode() in stored.payload and stored.record().by == str(nobody):
                 strange.append(stored.seq)
-            elif nonce.encode() in stored.payload:
+            elif nonce.encode() in stored.payload and stored.record().by == str(PROBE):
                 ours.append(stored)
         records = [stored.record() for stored in ours]
     except (LedgerError, InvalidRecord) as error:
@@ -158,7 +159,7 @@ def _wrong(records: list[Record], envelope: Envelope) -> str:
         return f"{len(records)} records of one submission"
     record = records[0]
     if not _is_of(record, envelope):
-        return f"it is recorded as another's, {record.by}"
+        return "what is recorded is not what was submitted"
     permitted = record.why.reason == Reason.PERMITTED and record.why.policies
     if record.verdict is Verdict.ALLOW and not permitted:
         return "it was allowed, and no policy permits it"
