@@ -165,6 +165,20 @@ def test_whatever_the_folder_is_called_the_project_loads(
     assert project.settings.project == name
 
 
+def test_a_project_is_never_written_over_another(tidegate: Program, tmp_path: Path) -> None:
+    """Not by a way through a folder that is not there either."""
+    init(tmp_path / "hello")
+    settings = tmp_path / "hello" / "tidegate.yaml"
+    settings.write_text("project: mine\n")
+
+    done = tidegate("init", str(tmp_path / "hello" / "nowhere" / ".."))
+
+    assert done.status == 2
+    assert "is there and not an empty folder; nothing was written" in done.err
+    assert settings.read_text() == "project: mine\n"
+    assert not (tmp_path / "hello" / "nowhere").exists()
+
+
 def test_what_cannot_be_written_is_an_error_of_one_line(tidegate: Program) -> None:
     """The operating system's word is passed on."""
     done = tidegate("init", "/proc/hello")

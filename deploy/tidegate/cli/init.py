@@ -25,6 +25,8 @@ def init(
 
     It has an agent with its manifest, policy, a blueprint and tests.
     """
+    if ".." in folder.parts:  # what is there now may be elsewhere once its parents are made
+        folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidInput(f"{folder} is there and not an empty folder; nothing was written")
     name = re.sub(r"[^a-z0-9-]+", "-", folder.resolve().name.lower()).strip("-")[:63] or "project"
