@@ -140,6 +140,8 @@ def _field(fields: dict[str, object]) -> Callable[[Foe], Awaitable[Marks]]:
         assert not any(line.startswith("[INF] forged") for line in log.splitlines())
         if wire.cut:
             return Marks(logged=("[ERR]",))
+        if "user" in fields and foe.secret.jwt:  # the log names it instead of what was proven
+            return Marks(logged=('Publish Violation - Subject "ledger.0',))
         return Marks(refused=("ledger.0.allow.task.work.do", "ledger.>", "in.team.other"))
 
     return run
