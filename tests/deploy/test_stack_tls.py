@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from support import OPERATOR, until
 from tidegate.bus import Bus
@@ -160,3 +162,22 @@ async def test_a_stack_says_that_its_own_certificate_of_the_client_is_missing(
     with pytest.raises(NotConnected, match=rf"as {REGISTRAR}: .* wants one .* as client\.pem and"):
         async with Stack(load_project(tidegate.folder)):
             pass
+
+
+async def test_clear_text_where_tls_is_required_is_counted(tidegate: Shell) -> None:
+    """The broker logs nothing of it; the warden hears of it all the same."""
+    folder = tidegate.folder
+    turn(folder, "server")
+    create(folder / ".tidegate" / "tls")
+
+    def refused() -> float:
+        return REGISTRY.get_sample_value("tidegate_broker_refused_logins_total") or 0.0
+
+    async with Stack(load_project(folder), agents=()) as stack:
+        before = refused()
+        reader, writer = await asyncio.open_connection("127.0.0.1", stack.server.port)
+        with contextlib.suppress(ConnectionError):
+            writer.write(b'CONNECT {"verbose":false}\r\nPUB in.outside.website 2\r\n{}\r\n')
+            await reader.read()
+        writer.close()
+        await until(lambda: refused() > before)

@@ -37,6 +37,8 @@ class Event(msgspec.Struct, frozen=True):
     """`$SYS.ACCOUNT.<account>.CONNECT` or `.DISCONNECT`."""
 
     client: EventClient
+    reason: str = ""
+    """Why it disconnected, in the broker's words."""
 
 
 class PictureClient(msgspec.Struct, frozen=True):

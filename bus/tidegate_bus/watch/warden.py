@@ -31,6 +31,7 @@ from .roll import CONNECTIONS, Owner, Roll, label
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.warden")
 
+_NO_TLS = "TLS Handshake Failure"
 _PICTURE_SECONDS = 30.0
 _TICK_SECONDS = 1.0
 _PAGE = 256
@@ -200,6 +201,9 @@ class Warden:
         event = read_event(message.data)
         if event:
             cid = event.client.id
+            if event.reason == _NO_TLS:  # the only trace that it leaves
+                _refused.inc()
+                self._refusals += 1
             if self._heard is not None:
                 self._heard[cid] = None
             owner = self._roll.remove(cid)  # None for a login that was refused
