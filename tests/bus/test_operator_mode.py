@@ -727,7 +727,7 @@ async def test_a_key_of_the_gateway_can_be_revoked_too(deployment: Deployment) -
 
     assert await gateway.last_words() == b"-ERR 'User Authentication Revoked'"
     assert await Token.knock(deployment.url, found) == VIOLATION
-    assert await agent.say() == []
+    assert set(await agent.say()) <= {b"PING"}
     await agent.close()
 
 

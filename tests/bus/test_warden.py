@@ -238,7 +238,7 @@ async def test_the_newest_connections_of_an_identity_are_cut_at_once(
         assert await cut(late)
         assert time.monotonic() - began < 1
         for raw in (*first, other):
-            assert await raw.say() == []
+            assert set(await raw.say()) <= {b"PING"}  # the broker measures the way
 
     assert metric("tidegate_broker_kicked_total", principal="team.agent") == before + 1
 
@@ -252,7 +252,7 @@ async def test_what_was_there_before_the_warden_is_cut_too(broker: Broker, login
         await until(lambda: metric("tidegate_broker_connections", principal="team.agent") == 260)
         assert metric("tidegate_broker_connections", principal="team.other") == 1
         for raw in (*many[:260], other):
-            assert await raw.say() == []
+            assert set(await raw.say()) <= {b"PING"}  # the broker measures the way
 
 
 async def test_who_is_still_logging_in_is_nobody_and_is_not_cut(broker: Broker) -> None:
