@@ -8,6 +8,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,6 +135,13 @@ def test_no_command_or_an_unknown_one_is_answered_with_the_usage(tidegate: Progr
     assert "publish" in nothing.out + nothing.err
     assert "No such command 'nonsense'" in unknown.err
     assert "Missing argument 'RUN'" in incomplete.err
+
+
+def test_the_version_is_that_of_the_package(tidegate: Program) -> None:
+    """In one line, to be quoted in a report."""
+    done = tidegate("--version")
+
+    assert (done.status, done.out) == (0, f"tidegate {version('tidegate')}\n")
 
 
 def test_a_project_is_made_in_an_empty_folder_only(tidegate: Program, tmp_path: Path) -> None:
