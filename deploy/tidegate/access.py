@@ -9,13 +9,14 @@ from typing import Any, Protocol
 import structlog
 from prometheus_client import Counter
 
-from tidegate_bus.broker.accounts import MAX_SUBSCRIPTIONS, WARDEN, configuration
+from tidegate_bus.broker.accounts import MAX_SUBSCRIPTIONS, WARDEN, account, configuration
 from tidegate_bus.broker.generated import write_generated
 from tidegate_bus.connection import Connection
 from tidegate_bus.identity import jwt
 from tidegate_bus.identity.credentials import Credentials
 from tidegate_bus.identity.keyring import write_secret
 from tidegate_bus.identity.operator_mode import AccountLimits, Authority
+from tidegate_bus.watch.cut import cut_all
 from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.subjects import Principal
@@ -118,6 +119,10 @@ class Signed:
                     await authority.revoke(warden, key, role, now=wanted.now)
                     REVOCATIONS.inc()
                     _log.info("key revoked", principal=str(identity.principal), key=key)
+                if any(account(identity.role) == "BUS" for identity in gone):
+                    # The broker has dropped every pull that was out, and would count the next
+                    # delivery of each as made.
+                    await cut_all(warden)
         self.write(wanted, port, tls)  # for the next start: the broker has been told
 
     def _issue(self, authority: Authority, wanted: Wanted) -> None:
@@ -166,12 +171,17 @@ def access(project: Project, connect: Connect, reload: Callable[[], Awaitable[No
 
 def body(project: Project, wanted: Wanted, port: int, tls: dict[str, Any] | None) -> str:
     """The configuration that the broker is to have; arguments as of `Access.write`."""
-    store = project.state.store
+    store, log = project.state.store, project.state.server_log
     if project.settings.server.mode == "operator":
         authority = _authority(project, wanted.now)
-        return authority.configuration(store=store, port=port or -1, tls=tls)
+        return authority.configuration(store=store, port=port or -1, tls=tls, log=log)
     return configuration(
-        wanted.users(), store=store, store_bytes=_store_bytes(project), port=port or -1, tls=tls
+        wanted.users(),
+        store=store,
+        store_bytes=_store_bytes(project),
+        port=port or -1,
+        tls=tls,
+        log=log,
     )
 
 

@@ -76,7 +76,7 @@ class Guards:
         warden = Warden(watching, self._principals, self._health, limit=server.connections)
         self._warden = warden
         log = BrokerLog(
-            project.state.logs / "server.log",
+            project.state.server_log,
             self._principals,
             self._tell,
             owner=warden.owner,

@@ -82,6 +82,11 @@ class State:
         return self.folder / "logs"
 
     @property
+    def server_log(self) -> Path:
+        """What the broker says; one that is full has a successor, and a date in its name."""
+        return self.logs / "server.log"
+
+    @property
     def processes(self) -> Path:
         """One file a process that is ready: its pid and where it serves telemetry."""
         return self.folder / "run"

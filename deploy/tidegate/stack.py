@@ -105,7 +105,7 @@ class Stack:
         """
         state = self.project.state
         check_blueprints(self.project)
-        state.folder.mkdir(parents=True, exist_ok=True)
+        state.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = locked(state.folder / "lock")
         _forget_dead(state)
         self._check_policy()  # so that bad policy is said before anything runs
@@ -235,7 +235,7 @@ class Stack:
 
     async def _run_server(self) -> None:
         state = self.project.state
-        self._server = await Server.start(state.server_configuration, state.logs / "server.log")
+        self._server = await Server.start(state.server_configuration, state.server_log)
         if self._tls:
             state.tls_location.write_text(f"{Path(self._tls['cert_file']).parent}\n", "utf-8")
         state.address.write_text(self._server.url + "\n")

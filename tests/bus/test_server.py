@@ -16,6 +16,7 @@ import pytest
 
 from support import Raw, until
 from support.processes import alive
+from tidegate_bus.broker import accounts
 from tidegate_bus.broker.accounts import Identity, configuration
 from tidegate_bus.broker.server import (
     Server,
@@ -384,3 +385,24 @@ async def test_an_answer_is_found_in_a_flood(tmp_path: Path) -> None:
     assert (await waiting)[1] is None
     process.kill()
     await process.wait()
+
+
+async def test_a_flood_of_refusals_fills_no_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full log gets a successor, few are kept, and a reload is answered across them."""
+    monkeypatch.setattr(accounts, "LOG_BYTES", 50_000)
+    seed, folder = new_seed(), tmp_path / "logs"
+    user = Identity(Principal("team", "agent"), Role.AGENT, public_key(seed))
+    config, log = tmp_path / "nats.conf", folder / "server.log"
+    store = tmp_path / "jetstream"
+    config.write_text(configuration([user], store=store, store_bytes=2**30, log=log))
+    async with await Server.start(config, log) as server:
+        raw = await Raw.open(server.url, seed)
+        for _ in range(8):
+            await raw.say(*[b"PUB nope 0\r\n"] * 300)
+            await server.reload()
+        await raw.close()
+
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 5 * 50_000
+    assert len(list(folder.iterdir())) == 4

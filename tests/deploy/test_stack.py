@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from support import OPERATOR, until
+from support import OPERATOR, Raw, until
 from support.processes import alive
 from tidegate.bus import Bus
 from tidegate.cli.init import init
@@ -24,6 +24,7 @@ from tidegate.testing import running_project
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidInput, InvalidPolicy
 from tidegate_schemas.identity import Registration, is_built_in
+from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import IDENTITY_REGISTER, RUN_FINISHED
 
 from .test_cli import Shell, bytecode
@@ -193,10 +194,14 @@ async def test_what_cannot_start_is_said_soon_and_nothing_is_left(
     assert not any(alive(child.pid) for child in stack.children if child.pid)
 
 
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("mode", ["static", "operator"])
 async def test_every_key_of_the_bus_itself_may_be_rotated_while_it_runs(
-    project: Path, pytestconfig: pytest.Config
+    project: Path, pytestconfig: pytest.Config, mode: str
 ) -> None:
-    """Also the one that the ledger is told with, at once; the bus goes on."""
+    """Also the one that the ledger is told with, at once; no delivery is lost for a lease."""
+    with (project / "tidegate.yaml").open("a") as settings:
+        settings.write(f"server: {{ mode: {mode} }}\n")
     shell = Shell(project, bytecode(pytestconfig))
     async with Stack(load_project(project)) as stack:
         for principal, _ in stack.project.principals:
@@ -204,7 +209,24 @@ async def test_every_key_of_the_bus_itself_may_be_rotated_while_it_runs(
                 arguments = ("identity", "rotate", str(principal), "--overlap", "0s")
                 done = await asyncio.to_thread(shell, *arguments)
                 assert done.status == 0, done.err
-        assert (await _greet(project, "Ada"))["output"] == "Hello, Ada!"
+                name = f"Ada {principal.name}"
+                assert (await _greet(project, name))["output"] == f"Hello, {name}!"
+
+
+async def test_who_is_not_declared_any_more_can_still_be_revoked(
+    project: Path, pytestconfig: pytest.Config
+) -> None:
+    """Until the next change of an identity it is let in: nobody looks at manifests before that."""
+    shell = Shell(project, bytecode(pytestconfig))
+    async with Stack(load_project(project)) as stack:
+        seed = stack.project.state.keyring.seed(Principal("front-desk", "greeter"))
+        (project / "agents" / "greeter.yaml").unlink()
+        (project / "blueprints" / "greet-visitor.yaml").unlink()
+        await (await Raw.open(stack.server.url, seed)).close()
+        done = await asyncio.to_thread(shell, "identity", "revoke", "front-desk.greeter", "--json")
+        assert (done.status, done.json["state"]) == (0, "revoked"), done.err
+        with pytest.raises(AssertionError, match=r"Authorization Violation|closed the connection"):
+            await Raw.open(stack.server.url, seed)
 
 
 async def test_the_doctor_finds_nothing_wrong_with_revocations_that_were_pushed(

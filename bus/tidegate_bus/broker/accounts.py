@@ -31,11 +31,14 @@ the gateway still reaches it and is recorded as rejected."""
 MAX_CONNECTIONS = 20_000
 """Of all clients together; the warden sees to it that no identity has more than its share."""
 
-MAX_SUBSCRIPTIONS = 1000
-"""Of one connection. A worker has a handful."""
+MAX_SUBSCRIPTIONS = 64
+"""Of one connection; a worker has a handful. Each is a copy of a message that the broker makes."""
 
 MAX_PENDING = 32 * 1024 * 1024
 """Bytes that wait for a client that does not read, before the broker lets it go."""
+
+LOG_BYTES = 64 * 1024 * 1024
+"""Of one file of the broker's log."""
 
 SILENCE_SECONDS = 35.0
 """A pull to which nothing came for so long may be forgotten by the broker: across accounts it keeps
@@ -146,6 +149,7 @@ def configuration(
     host: str = "127.0.0.1",
     port: int = -1,
     tls: dict[str, Any] | None = None,
+    log: Path | None = None,
     partition: int = 0,
     together: bool = False,
 ) -> str:
@@ -158,6 +162,7 @@ def configuration(
         host: where to listen.
         port: where to listen; -1 takes a free one.
         tls: the block of that name, where clients must speak TLS.
+        log: file to log to; one that is full gets a successor, and four are kept.
         partition: number in the names of the streams.
         together: one account for all who submit or receive, instead of one for each.
     """
@@ -170,6 +175,7 @@ def configuration(
         "max_pending": MAX_PENDING,
         "write_deadline": "5s",
         **({"tls": tls} if tls else {}),
+        **(_logging(log) if log else {}),
         "jetstream": {
             "store_dir": str(store),
             "max_file_store": store_bytes,
@@ -181,6 +187,11 @@ def configuration(
     }
     # Not with ensure_ascii: the broker's parser does not know escapes like \\u00e9 in a path.
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _logging(log: Path) -> dict[str, Any]:
+    """Whatever somebody makes the broker say, it does not fill the disk."""
+    return {"log_file": str(log), "logfile_size_limit": LOG_BYTES, "logfile_max_num": 4}
 
 
 def _accounts(identities: Iterable[Identity], partition: int, together: bool) -> dict[str, Any]:

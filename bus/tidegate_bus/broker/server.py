@@ -109,7 +109,8 @@ class Server:
 
         Args:
             configuration: a configuration file, see `accounts.configuration`.
-            log: file that its output is appended to.
+            log: file that its output is appended to; the one of the configuration, if that
+                names one.
             timeout: seconds until it must be ready; a large store takes its time to load.
 
         Raises:
@@ -192,20 +193,32 @@ async def _until_ready(process: asyncio.subprocess.Process, log: Path, offset: i
         await asyncio.sleep(_POLL_SECONDS)
 
 
+def _inode(log: Path) -> int:
+    try:
+        return log.stat().st_ino
+    except OSError:
+        return 0
+
+
 async def _until_reloaded(
     process: asyncio.subprocess.Process, log: Path, offset: int
 ) -> re.Match[str]:
     """Wait for the broker's answer, however much it says of its clients meanwhile."""
-    rest = b""
-    with log.open("rb") as file:
-        file.seek(offset)
-        while True:
-            whole, newline, rest = (rest + file.read()).rpartition(b"\n")
-            if newline and (found := _RELOADED.search(whole.decode(errors="replace"))):
-                return found
-            if process.returncode is not None:
-                raise ProcessLookupError
-            await asyncio.sleep(_POLL_SECONDS)
+    while True:  # each log after the other: a full one gets a successor
+        rest = b""
+        with log.open("rb") as file:
+            file.seek(offset)
+            this, offset = os.fstat(file.fileno()).st_ino, 0
+            while True:
+                newer = _inode(log) not in (0, this)
+                whole, newline, rest = (rest + file.read()).rpartition(b"\n")
+                if newline and (found := _RELOADED.search(whole.decode(errors="replace"))):
+                    return found
+                if newer:
+                    break
+                if process.returncode is not None:
+                    raise ProcessLookupError
+                await asyncio.sleep(_POLL_SECONDS)
 
 
 async def _end(process: asyncio.subprocess.Process, grace: float) -> None:

@@ -133,6 +133,7 @@ class Authority:
         host: str = "127.0.0.1",
         port: int = -1,
         tls: dict[str, Any] | None = None,
+        log: Path | None = None,
     ) -> str:
         """The text of a nats-server configuration file, see `accounts.configuration`.
 
@@ -145,6 +146,7 @@ class Authority:
             host: where to listen.
             port: where to listen; -1 takes a free one.
             tls: the block of that name, where clients must speak TLS.
+            log: see `accounts.configuration`.
         """
         state = self._state()
         document: dict[str, Any] = json.loads(
@@ -155,6 +157,7 @@ class Authority:
                 host=host,
                 port=port,
                 tls=tls,
+                log=log,
                 partition=self._partition,
             )
         )

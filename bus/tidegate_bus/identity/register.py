@@ -127,8 +127,9 @@ class Register:
         Raises:
             InvalidInput: see `read`.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self.path.with_suffix(".lock").open("a") as lock:
+            os.fchmod(lock.fileno(), 0o600)  # whoever may open it may lock it, and keep it locked
             fcntl.flock(lock, fcntl.LOCK_EX)
             entries = self.read()
             before = dict(entries)

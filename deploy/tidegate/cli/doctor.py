@@ -177,7 +177,7 @@ async def _access(project: Project, who: Wanted) -> Finding:
         async with await Bus.of_project(str(OPERATOR), project.root, state.folder) as bus:
             admitted = who.admitted(done.refused, (await roster(bus.ledger)).members)
         should = body(project, admitted, port, project.server_tls())
-        log = state.logs / "server.log"
+        log = state.server_log
         path, pushed = state.server_configuration, mode == "operator"
         lines += await broker_drift(path, log, should, admitted, pushed=pushed)
     if lines:

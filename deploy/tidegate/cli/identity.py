@@ -275,7 +275,8 @@ def revoke(
     now = time.time_ns()
     ensure_keys(here, now)
     with here.state.register.edit() as entries:
-        entry = _entry(here, wanted(here, entries, now), name)
+        # Also one that nobody declares any more, and that is let in until the next change.
+        entry = entries.get(name) or _entry(here, wanted(here, entries, now), name)
         if entry.revoked:
             raise InvalidInput(f"{name} is revoked already")
         entries[name] = msgspec.structs.replace(

@@ -89,7 +89,8 @@ def report(
     except KeyboardInterrupt:
         failed = ("Interrupted", "written; `tidegate identity list` tells what is in force", 130)
     if as_json:
-        found = row(here, current(here).entries[name])
+        register = here.state.register.read()
+        found = row(here, current(here).entries.get(name, register[name]))
         said: dict[str, Any] = {**found, "in_force": in_force is not None and failed is None}
         if seed:
             said["seed"] = seed
