@@ -65,7 +65,7 @@ def _differences(wanted: str, found: str, names: dict[str, Principal]) -> Iterat
     has, wants = _users(theirs), _users(ours)
     for key in sorted({*should, *actual}):
         if should.get(key) != actual.get(key):
-            yield f"{key} is {actual.get(key)!r}, wanted {should.get(key)!r}"
+            yield f"{key} is {_short(actual.get(key))}, wanted {_short(should.get(key))}"
     for key in sorted({*has, *wants}):
         who = names.get(key, "nobody")
         if key not in wants:
@@ -81,6 +81,13 @@ def _differences(wanted: str, found: str, names: dict[str, Principal]) -> Iterat
         for what in ("imports", "exports", "jetstream"):
             if theirs.get(name, {}).get(what) != ours.get(name, {}).get(what):
                 yield f"{what} of the account {name} are not as wanted"
+
+
+def _short(value: Any) -> str:
+    """A setting of the broker; a block of them is not shown."""
+    if isinstance(value, dict):
+        return "another block of settings"
+    return "not set" if value is None else repr(value)
 
 
 def _users(accounts: dict[str, Any]) -> dict[str, tuple[str, Any]]:

@@ -107,7 +107,7 @@ CHANGES: dict[str, tuple[Callable[[Document], None], str]] = {
     "no user": (_no_user, "does not let in outside.website"),
     "another account": (_another_account, "puts outside.website into the account BUS"),
     "more imports": (_more_imports, "imports of the account outside_website are not as wanted"),
-    "a door": (_no_auth, f"no_auth_user is '{STRANGER}', wanted None"),
+    "a door": (_no_auth, f"no_auth_user is '{STRANGER}', wanted not set"),
     "a limit": (_larger, "max_payload is 67108864, wanted 1048576"),
 }
 
