@@ -172,9 +172,7 @@ async def _access(project: Project, who: Wanted) -> Finding:
     done = applied(state)
     lines: list[str] = []
     if done is None or done.register != state.register.version():
-        lines.append(
-            f"{state.register.path} is not applied; if `tidegate up` still runs, its output says why"
-        )
+        lines.append(f"{state.register.path} is not applied; `tidegate up` says why, if it runs")
     else:
         async with await Bus.of_project(str(OPERATOR), project.root, state.folder) as bus:
             admitted = who.admitted(done.refused, (await roster(bus.ledger)).members)
