@@ -7,21 +7,6 @@ window      which envelope ids were seen lately
 trimmer     what is recorded is forgotten by the ingress
 gateway     the shell: read submissions, decide, append, tell the senders
 invariants  does a ledger hold what Tidegate promises of it
+
+Nothing is imported here: whoever folds the roster is no gateway, and has none of its metrics.
 """
-
-from .bundle import Bundle, load_bundle
-from .decide import Decision, Limits, decide
-from .gateway import Gateway
-from .invariants import Checker
-from .roster import Roster
-
-__all__ = [
-    "Bundle",
-    "Checker",
-    "Decision",
-    "Gateway",
-    "Limits",
-    "Roster",
-    "decide",
-    "load_bundle",
-]
