@@ -29,7 +29,7 @@ NAMES = (
     *("name an account", "name permissions", "CONNECT twice", "a payload that is too large"),
     *("header: rollup of everything", "headers: those of a stored record", "replay a record"),
     *("submit a receipt", "lie: a task to oneself", "revoke another", "raise bus.bypassed"),
-    *("two hundred connections", "a thousand copies that nobody reads"),
+    *("two hundred connections", "copies that nobody reads"),
 )
 
 REST = [a.name for a in ATTACKS if a.name not in NAMES and a not in (*KEYS, *WILDCARDS)]
