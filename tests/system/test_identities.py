@@ -186,6 +186,8 @@ async def test_identities_come_change_and_go_while_others_work(
                 async for stored in operator.ledger.read(follow=True):
                     record = checker.add(stored)
                     message = record.message() if record else None
+                    if record and record.verdict is Verdict.DUPLICATE:
+                        continue  # in operator mode a push may make the broker repeat a publish
                     if record and message and record.to == RUN_FINISHED:
                         ended[f"{message.correlationid} {message.payload()['status']}"] += 1
                     if record and message and record.to == IDENTITY_REGISTER:
