@@ -32,6 +32,7 @@ REVOCATIONS = Counter("tidegate_broker_revocations", "Keys that were taken back,
 _SECOND = 1_000_000_000
 
 Connect = Callable[[Principal], Awaitable[Connection]]
+"""Gives a connection of one of the bus's own principals."""
 
 
 class Access(Protocol):

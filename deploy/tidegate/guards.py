@@ -16,7 +16,6 @@ from prometheus_client import Gauge
 
 from tidegate_bus.broker.accounts import PROBE, WARDEN
 from tidegate_bus.broker.tls import client_context
-from tidegate_bus.connection import Connection
 from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.tasks import end
 from tidegate_bus.telemetry import Health
@@ -30,6 +29,7 @@ from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import OPERATOR
 
+from .access import Connect
 from .child import OnLine
 from .identities import Wanted
 from .project import Project, client_tls
@@ -39,8 +39,6 @@ _ECHO_SECONDS = 2.0
 """How long after a round of the probe the broker's log may still tell of it."""
 
 _identities = Gauge("tidegate_identities", "Identities that may connect", ["role"])
-
-Connect = Callable[[Principal], Awaitable[Connection]]
 
 
 class Guards:

@@ -1,7 +1,7 @@
 """Brings a running bus to what its register says: broker, consumers, ledger, in that order.
 
 Level-triggered: it looks at what is wanted and at what is there, never at what was commanded. So it
-does not matter where it was interrupted, and starting is one more round of it.
+does not matter where it was interrupted, and starting does the same steps.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ import msgspec
 import structlog
 
 from tidegate_bus.broker.accounts import REGISTRAR
-from tidegate_bus.broker.generated import read_generated
 from tidegate_bus.broker.topology import converge
-from tidegate_bus.connection import Connection
 from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.publisher import Publisher
 from tidegate_policy.roster import BUILT_IN, Roster, follow
@@ -23,16 +21,16 @@ from tidegate_schemas import subjects
 from tidegate_schemas.clock import rfc3339
 from tidegate_schemas.errors import InvalidEnvelope, LedgerError, Refused
 from tidegate_schemas.identity import IDENTITY_COMMANDS, Registration
-from tidegate_schemas.subjects import Kind, Principal
+from tidegate_schemas.subjects import Kind
 from tidegate_schemas.vocabulary import OPERATOR
 
+from .access import Connect
 from .identities import Wanted, changes
 from .project import Project, State
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.reconciler")
 
 
-Connect = Callable[[Principal], Awaitable[Connection]]
 Admit = Callable[[Wanted], Awaitable[None]]
 
 
@@ -83,15 +81,6 @@ async def roster(reader: LedgerReader) -> Roster:
         except InvalidEnvelope as error:
             raise LedgerError(f"ledger record {stored.seq} is not of a gateway: {error}") from error
     return found
-
-
-def drifted(state: State) -> bool:
-    """Whether somebody else has written to the broker's configuration.
-
-    Raises:
-        OSError: it is not there.
-    """
-    return not read_generated(state.server_configuration)[1]
 
 
 class Reconciler:

@@ -32,9 +32,6 @@ class Role(StrEnum):
 BUILT_IN_TEAM = "tidegate"
 """Its principals are the bus's own: no message registers or revokes them."""
 
-SUBMITTING = (Role.COORDINATOR, Role.OPERATOR, Role.PROBE, Role.AGENT, Role.PUBLISHER)
-"""Roles that may submit; the others work beside the ledger, not through it."""
-
 
 def is_built_in(principal: str) -> bool:
     """Whether a principal, as `team.name`, is one of the bus's own."""

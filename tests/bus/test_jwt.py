@@ -196,23 +196,6 @@ def test_credentials_are_read_as_they_were_written() -> None:
     """Token and seed; their representation does not show the seed."""
     found = Credentials(SEEDS[Key.USER], signed(User()))
 
-    assert jwt.parse_credentials(jwt.credentials_text(found)) == found
-    assert jwt.parse_credentials(jwt.credentials_text(found).replace("\n", "\r\n")) == found
+    assert Credentials.parse(jwt.credentials_text(found)) == found
+    assert Credentials.parse(jwt.credentials_text(found).replace("\n", "\r\n")) == found
     assert found.seed not in repr(found)
-
-
-@pytest.mark.parametrize(
-    "found",
-    [
-        Credentials(Key.USER.new_seed(), signed(User())),
-        Credentials(SEEDS[Key.USER], "a.b.c"),
-        Credentials(SEEDS[Key.ACCOUNT], signed(User())),
-        Credentials(SEEDS[Key.USER], signed(Activation(subject="a", kind="stream"))),
-        Credentials(SEEDS[Key.USER]),
-    ],
-    ids=["another key", "no token", "an account", "an activation", "seed only"],
-)
-def test_credentials_that_cannot_work_are_invalid_input(found: Credentials) -> None:
-    """They are refused before a broker is asked."""
-    with pytest.raises(InvalidInput):
-        jwt.parse_credentials(jwt.credentials_text(found))

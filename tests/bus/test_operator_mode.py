@@ -315,25 +315,6 @@ async def test_the_gateway_decides_and_a_worker_is_fed(deployment: Deployment) -
     await asyncio.gather(*settling)
 
 
-@pytest.mark.long  # until the worker notices
-async def test_a_push_of_all_accounts_stops_nobody_for_long(deployment: Deployment) -> None:
-    """The limits of all may change while the gateway and a worker are at work."""
-    got: list[int] = []
-    warden = await deployment.connect(WARDEN)
-    inbox = Inbox(await deployment.connect(AGENT), lambda delivery: got.append(delivery.record.seq))
-    await inbox.start()
-    inbox.want(100)
-    wider = Authority.open(
-        deployment.folder / "authority", AccountLimits(STORE_BYTES - 1), now=time.time_ns()
-    )
-    async with deployment.gateway():
-        publisher = await deployment.publisher()
-        await wider.push(warden, now=time.time_ns())
-        receipt = await publisher.publish(Envelope.new("task", kind="task", to=CAPABILITY))
-        await until(lambda: receipt.seq in got, seconds=60)
-    await inbox.close()
-
-
 async def test_a_new_agent_needs_no_change_at_the_server(deployment: Deployment) -> None:
     """A token that is signed while the server runs is enough to connect and to publish."""
     new = Principal("new-team", "new-agent")

@@ -13,8 +13,7 @@ from support import LIMITS, OPERATOR, Broker, running_broker
 from tidegate.cli.init import init
 from tidegate.identities import Wanted
 from tidegate.project import Project, State, load_project
-from tidegate.reconciler import Reconciler, applied, drifted, note, roster
-from tidegate_bus.broker.generated import write_generated
+from tidegate.reconciler import Reconciler, applied, note, roster
 from tidegate_bus.broker.topology import Limits
 from tidegate_bus.identity.credentials import public_key
 from tidegate_bus.identity.keyring import new_seed
@@ -177,16 +176,3 @@ def test_what_is_in_force_is_read_as_it_was_noted(tmp_path: Path) -> None:
     for damage in (b"", b"{", b"[]", b'{"register": 1}', b"\xff"):
         state.applied.write_bytes(damage)
         assert applied(state) is None
-
-
-def test_what_others_write_to_the_configuration_is_drift(tmp_path: Path) -> None:
-    """Also an end of a line, and a file that is no text."""
-    state = State(tmp_path)
-    with pytest.raises(FileNotFoundError):
-        drifted(state)
-    write_generated(state.server_configuration, "{}\n")
-    assert not drifted(state)
-    content = state.server_configuration.read_bytes()
-    for other in (content + b" ", content.replace(b"{}\n", b"{}\r\n"), b"", b"\xff"):
-        state.server_configuration.write_bytes(other)
-        assert drifted(state)

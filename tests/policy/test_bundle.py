@@ -14,7 +14,7 @@ from policy.kit import PERMIT, loaded, write
 from tidegate_policy import bundle as module
 from tidegate_policy.bundle import SCHEMA, Question, load_bundle, write_bundle
 from tidegate_schemas.errors import InvalidPolicy
-from tidegate_schemas.identity import SUBMITTING, Registration, Role
+from tidegate_schemas.identity import Registration, Role
 from tidegate_schemas.subjects import Kind
 
 FORBID = '@id("no-secrets") forbid (principal, action, resource == Topic::"secret");'
@@ -129,9 +129,9 @@ def test_a_wrong_policy_is_named_with_its_file(
     assert problem in "\n".join(problems(tmp_path))
 
 
-@pytest.mark.parametrize("role", SUBMITTING)
+@pytest.mark.parametrize("role", Role)
 def test_policy_sees_the_role_that_the_roster_gives(tmp_path: Path, role: Role) -> None:
-    """Of everybody who may submit."""
+    """Whatever it is."""
     text = f'@id("a") permit (principal, action, resource) when {{ principal.role == "{role}" }};'
     bundle = loaded(tmp_path, text, roster=[Registration("a.b", role)])
 

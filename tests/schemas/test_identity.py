@@ -11,7 +11,6 @@ from tidegate_schemas.errors import InvalidEnvelope
 from tidegate_schemas.identity import (
     BUILT_IN_TEAM,
     GIVEN,
-    SUBMITTING,
     Registration,
     Revocation,
     Role,
@@ -104,9 +103,3 @@ def test_only_the_team_of_the_bus_is_built_in() -> None:
     assert is_built_in(f"{BUILT_IN_TEAM}.anything")
     for other in ("tidegate-2.x", "x.tidegate", "Tidegate.x", "tidegat.e"):
         assert not is_built_in(other)
-
-
-def test_roles_that_are_given_may_submit() -> None:
-    """And no role that works beside the ledger is given."""
-    assert set(GIVEN) < set(SUBMITTING)
-    assert not {Role.GATEWAY, Role.REGISTRAR, Role.WARDEN} & set(SUBMITTING)

@@ -311,18 +311,6 @@ def credentials_text(credentials: Credentials) -> str:
     )
 
 
-def parse_credentials(text: str) -> Credentials:
-    """Read the text of a `.creds` file and verify its token.
-
-    Raises:
-        InvalidInput: not such a text, no valid token of a user, or the seed of another key.
-    """
-    found = Credentials.parse(text)
-    if decode(found.jwt, User).sub != found.public_key:
-        raise InvalidInput("not credentials: the seed is not that of the token's user")
-    return found
-
-
 def _pair(seed: str) -> tuple[nkeys.KeyPair, str]:
     try:
         pair = nkeys.from_seed(bytearray(seed.strip().encode()))

@@ -107,7 +107,7 @@ class Authority:
 
         Args:
             folder: of its own, mode 0700. Whoever can read it can be anybody.
-            limits: of the accounts; changed ones are in force after the next start or `push`.
+            limits: of the accounts; changed ones are in force after the next start.
             now: nanoseconds since 1970.
             partition: number in the names of the streams.
 
@@ -302,27 +302,6 @@ class Authority:
             revoked = {key: entry for key, entry in before.revoked.items() if key != public_key}
             issued = msgspec.structs.replace(before, revoked=revoked)
             self._save(_changed(state, name, issued), replace=True)
-
-    async def push(self, connection: Connection, *, now: int) -> None:
-        """Tell a running server all accounts: changed limits, and every revocation.
-
-        Where BUS has changed, pull requests that are out are lost; workers notice and ask again.
-
-        Args:
-            connection: of the warden.
-            now: nanoseconds since 1970.
-
-        Raises:
-            Unavailable: the server did not answer; repeat it.
-            ApiError: the server refused it.
-        """
-        async with self._locked():
-            state = self._state()
-            agents = state.accounts["AGENTS"]
-            state = _changed(state, "AGENTS", agents.again(now // _SECOND, agents.revoked))
-            self._save(state, replace=True)
-            for name in _ACCOUNTS:
-                await _push(connection, self._account(name, state))
 
     def _account(self, name: str, state: _State) -> str:
         """The token of an account: what `accounts.configuration` says of it, translated."""
