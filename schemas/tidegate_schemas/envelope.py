@@ -75,6 +75,7 @@ class Envelope(
     causationid: Identifier | None = None
     runid: Identifier | None = None
     stepid: Identifier | None = None
+    blueprint: Identifier | None = None
     attempt: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
     traceparent: Text | None = None
     tracestate: Text | None = None

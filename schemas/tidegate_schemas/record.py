@@ -62,7 +62,8 @@ class Record(
         by: `team.name` of the sender, as the broker authenticated it.
         kind, to: where it goes.
         verdict, why: what was decided, and on which grounds.
-        first: of a duplicate, the sequence of the first record.
+        first: of a duplicate, the sequence of the first record; of what was held and is not any
+            more, that of the record that holds it.
         envelope: the message, byte for byte; absent when it could not be read.
         raw: base64 of a message that could not be read; absent when it was oversized.
     """
@@ -108,6 +109,22 @@ class Reason:
     MALFORMED = "malformed"
     OVERSIZED = "oversized"
     RESERVED_HEADER = "reserved_header"
+    LEARNED = "learned"
+    INVALID_FACTS = "invalid_facts"
+    INVALID_DELEGATION = "invalid_delegation"
+    OUTSIDE_BLUEPRINT = "outside_blueprint"
+    RATE_LIMITED = "rate_limited"
+    OVER_BUDGET = "over_budget"
+    APPROVAL_REQUIRED = "approval_required"
+    APPROVED = "approved"
+    APPROVAL_REFUSED = "approval_refused"
+    APPROVAL_EXPIRED = "approval_expired"
+    PAUSED = "paused"
+    QUARANTINED = "quarantined"
+    RELEASED = "released"
+    KILLED = "killed"
+    TOO_MANY_HELD = "too_many_held"
+    TIME_PASSED = "time_passed"
 
 
 _decoder = msgspec.json.Decoder(Record)

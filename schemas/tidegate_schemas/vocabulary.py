@@ -20,6 +20,21 @@ IDENTITY_REGISTER = "identity.register"
 IDENTITY_REVOKE = "identity.revoke"
 """Control. Data: `identity.Revocation`. From here on the principal does not take part."""
 
+POLICY_PROPOSE = "policy.propose"
+POLICY_ACTIVATE = "policy.activate"
+APPROVAL_GRANT = "approval.grant"
+APPROVAL_REFUSE = "approval.refuse"
+CONTROL_PAUSE = "control.pause"
+CONTROL_RESUME = "control.resume"
+CONTROL_QUARANTINE = "control.quarantine"
+CONTROL_KILL = "control.kill"
+CONTROL_RELEASE = "control.release"
+CLOCK_TICK = "clock.tick"
+"""Controls. Their data, and what they do: see `governance`."""
+
+GATEWAY = Principal("tidegate", "gateway")
+"""Who decides and records; it says itself only that time has passed."""
+
 BLUEPRINT_REGISTER = "blueprint.register"
 """Control, by the coordinator. Data: `{"document": Blueprint.canonical}`."""
 

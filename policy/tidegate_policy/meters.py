@@ -1,0 +1,208 @@
+"""Meters: what was used of rate limits and budgets. A fold of what the records say they oblige to.
+
+A task reserves before it is dispatched; its result settles what it cost, its failure gives the rest
+back. A result that never comes leaves the reservation as it is: nobody knows what was spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from tidegate_schemas.record import Reason
+
+from .obligations import NANO, Budget, RateLimit, Scope, amount_text
+
+_SECOND = 1_000_000_000
+_SWEEP = 10_000
+"""After so many changes what no window holds any more is forgotten."""
+
+Limit = RateLimit | Budget
+Key = tuple[str, str, str]
+"""Policy, unit (empty for a rate) and whose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Charged:
+    """Whom a message is charged to.
+
+    Attributes:
+        sender: `team.name` of who sends it.
+        worker: who does the work, for a task; otherwise the sender.
+        run: id of its run; empty outside of one.
+    """
+
+    sender: str
+    worker: str
+    run: str
+
+    def whose(self, limit: Limit) -> str:
+        """Who shares what is left. A rate is of who sends, a budget of who does the work."""
+        who = self.worker if isinstance(limit, Budget) else self.sender
+        match limit.scope:
+            case Scope.AGENT:
+                return who
+            case Scope.TEAM:
+                return who.partition(".")[0]
+            case Scope.RUN:
+                return self.run or f"-{self.sender}"  # what is in no run is as one, of its sender
+            case Scope.BUS:
+                return ""
+
+
+@dataclass(slots=True)
+class _Used:
+    """`amount` since `start` of a window of `seconds`; 0 seconds is for ever."""
+
+    start: int
+    seconds: int
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Reservation:
+    """What an open task has reserved: the keys with window and amount. `worker` may settle it."""
+
+    worker: str
+    time: int
+    run: str
+    parts: tuple[tuple[Key, int, int], ...]
+
+
+class Meters:
+    """What was used so far."""
+
+    def __init__(self) -> None:
+        self._used: dict[Key, _Used] = {}
+        self._open: dict[tuple[str, str], _Reservation] = {}
+        self._changes = 0
+
+    def __len__(self) -> int:
+        return len(self._used) + len(self._open)
+
+    def used(self, limit: Limit, charged: Charged, now: int) -> int:
+        """What was used of a limit, in billionths (a rate: messages)."""
+        used = self._used.get(_key(limit, charged))
+        if used is None or (used.start, used.seconds) != (_start(limit, now), limit.seconds):
+            return 0
+        return used.amount
+
+    def exceeded(
+        self, limits: Iterable[Limit], charged: Charged, costs: Mapping[str, int], now: int
+    ) -> tuple[str, str] | None:
+        """Reason and sentence, if one more message does not fit."""
+        for limit in limits:
+            used = self.used(limit, charged, now)
+            if isinstance(limit, RateLimit):
+                if used + 1 > limit.count:
+                    return Reason.RATE_LIMITED, f"{used} of {limit}"
+            elif used + (more := _asked(limit, costs)) > limit.limit:
+                left = amount_text(max(limit.limit - used, 0))
+                return Reason.OVER_BUDGET, f"{left} left, {amount_text(more)} needed, of {limit}"
+        return None
+
+    def charge(
+        self,
+        limits: Iterable[Limit],
+        charged: Charged,
+        costs: Mapping[str, int],
+        now: int,
+        task: tuple[str, str] | None = None,
+    ) -> None:
+        """Take what an admitted or held message needs.
+
+        Args:
+            limits: what its record obliges to.
+            charged: to whom.
+            costs: what the message itself says that it costs, in billionths.
+            now: time of its record.
+            task: sender and envelope id, for one that a result will settle.
+        """
+        parts: list[tuple[Key, int, int]] = []
+        for limit in limits:
+            key, start = _key(limit, charged), _start(limit, now)
+            more = 1 if isinstance(limit, RateLimit) else _asked(limit, costs)
+            used = self._used.get(key)
+            if used is None or (used.start, used.seconds) != (start, limit.seconds):
+                used = self._used[key] = _Used(start, limit.seconds, 0)
+            used.amount += more
+            if isinstance(limit, Budget) and limit.unit != "messages":
+                parts.append((key, start, more))
+        if task and parts:
+            self._open[task] = _Reservation(charged.worker, now, charged.run, tuple(parts))
+        self._changes += 1
+        if self._changes % _SWEEP == 0:
+            self._sweep(now)
+
+    def settle(
+        self, task: tuple[str, str], by: str, costs: Mapping[str, int], now: int, *, failed: bool
+    ) -> None:
+        """A result has come. Nothing, unless it is of who was asked.
+
+        Args:
+            task: sender and envelope id of the task.
+            by: who sent the result.
+            costs: what it says that it cost.
+            now: time of its record.
+            failed: it is a dead letter: what it does not say was not spent.
+        """
+        reservation = self._open.get(task)
+        if reservation is None or reservation.worker != by:
+            return
+        del self._open[task]
+        for key, start, reserved in reservation.parts:
+            if key[1] == "seconds":
+                spent = max(now - reservation.time, 0) * NANO // _SECOND
+            else:
+                spent = costs.get(key[1], 0 if failed else reserved)
+            self._give_back(key, start, reserved - spent)
+
+    def refund(self, task: tuple[str, str]) -> None:
+        """What was held is not dispatched after all."""
+        reservation = self._open.pop(task, None)
+        for key, start, reserved in reservation.parts if reservation else ():
+            self._give_back(key, start, reserved)
+
+    def forget_run(self, run: str) -> None:
+        """The run is over: nothing is counted in it any more."""
+        for key in [key for key, used in self._used.items() if not used.seconds and key[2] == run]:
+            del self._used[key]
+        for task in [task for task, open_ in self._open.items() if open_.run == run]:
+            self._open[task] = self._windowed(self._open[task])
+
+    def _windowed(self, reservation: _Reservation) -> _Reservation:
+        parts = tuple(part for part in reservation.parts if part[0] in self._used)
+        return _Reservation(reservation.worker, reservation.time, "", parts)
+
+    def _give_back(self, key: Key, start: int, amount: int) -> None:
+        used = self._used.get(key)
+        if used and used.start == start:
+            used.amount -= amount
+
+    def _sweep(self, now: int) -> None:
+        over = [
+            key
+            for key, used in self._used.items()
+            if used.seconds and used.start + used.seconds * _SECOND <= now
+        ]
+        for key in over:
+            del self._used[key]
+        for task, reservation in list(self._open.items()):
+            if not any(part[0] in self._used for part in reservation.parts):
+                del self._open[task]
+
+
+def _key(limit: Limit, charged: Charged) -> Key:
+    unit = limit.unit if isinstance(limit, Budget) else ""
+    return (limit.policy, unit, charged.whose(limit))
+
+
+def _start(limit: Limit, now: int) -> int:
+    return now - now % (limit.seconds * _SECOND) if limit.seconds else 0
+
+
+def _asked(budget: Budget, costs: Mapping[str, int]) -> int:
+    """What a message takes of a budget. Who sends it may say more than the rule, never less."""
+    if budget.unit == "messages":
+        return NANO
+    return max(costs.get(budget.unit, 0), budget.reserve)
