@@ -83,6 +83,7 @@ async def gateway(project: Project) -> None:
     from tidegate_policy.bundle import load_bundle
     from tidegate_policy.decide import Limits
     from tidegate_policy.gateway import Gateway, GatewaySettings
+    from tidegate_policy.roster import BUILT_IN
 
     bundle = load_bundle(project.state.bundle)
     configured = project.settings.gateway
@@ -93,7 +94,7 @@ async def gateway(project: Project) -> None:
         dedupe_entries=configured.dedupe_entries,
     )
     async with _process(project.state, "gateway", GATEWAY) as (connection, health, ready):
-        gateway = Gateway(connection, bundle, settings, health)
+        gateway = Gateway(connection, bundle.snapshot(BUILT_IN), settings, health)
         await _until_signal(gateway.run(), _after(gateway.ready(), ready))
 
 

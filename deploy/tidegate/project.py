@@ -1,6 +1,6 @@
 """A project: the folder that people keep under version control, and the state beside it.
 
-tidegate.yaml   agents/*.yaml   blueprints/*.yaml   policy/*.cedar      what people write
+tidegate.yaml   agents/*.yaml   blueprints/*.yaml   policy/             what people write
 .tidegate/                                                              what the stack keeps
 """
 
@@ -116,8 +116,12 @@ class Project:
     manifests: tuple[Manifest, ...]
     blueprints: tuple[tuple[Path, Blueprint], ...]
     """Each with its file."""
-    policies: tuple[Path, ...]
     state: State
+
+    @property
+    def policy(self) -> Path:
+        """Folder of the policy bundle."""
+        return self.root / "policy"
 
     @property
     def principals(self) -> Iterator[tuple[Principal, Role]]:
@@ -252,7 +256,6 @@ def load_project(root: Path, state: Path | None = None) -> Project:
         settings,
         tuple(manifests),
         tuple(blueprints),
-        tuple(sorted((root / "policy").glob("*.cedar"))),
         State((state or root / ".tidegate").absolute()),
     )
 

@@ -22,7 +22,6 @@ from tidegate_bus.telemetry import Health
 from tidegate_policy.bundle import load_bundle, write_bundle
 from tidegate_schemas.errors import (
     InvalidInput,
-    InvalidPolicy,
     TidegateError,
     Unavailable,
 )
@@ -205,18 +204,8 @@ class Stack:
         )
 
     def _check_policy(self) -> None:
-        """Put the bundle together and load it; faults are told of the files that people write."""
-        bundle, policies = self.project.state.bundle, self.project.policies
-        write_bundle(bundle, policies)
-        try:
-            load_bundle(bundle)
-        except InvalidPolicy as error:
-            names = {str(bundle / path.name): str(path) for path in policies}
-            names[f"{bundle}:"] = f"{self.project.root / 'policy'}:"
-            problems = error.problems
-            for copy, name in names.items():
-                problems = [problem.replace(copy, name) for problem in problems]
-            raise InvalidPolicy(problems) from None
+        """Load the bundle, and put it where the gateway finds it."""
+        write_bundle(self.project.state.bundle, load_bundle(self.project.policy))
 
     async def _start_server(self, who: Wanted) -> None:
         self._tls = self.project.server_tls()

@@ -2,6 +2,7 @@
 
 roster      who takes part: a fold of the ledger
 bundle      a policy bundle: Cedar policies and schema, loaded or refused as a whole
+obligations what a policy demands besides its verdict
 decide      the pure core: one submission in, one decision out
 window      which envelope ids were seen lately
 trimmer     what is recorded is forgotten by the ingress

@@ -20,7 +20,7 @@ from tidegate_schemas.errors import InvalidEnvelope
 from tidegate_schemas.record import VERSION, Ingress, Reason, Receipt, Record, Why
 from tidegate_schemas.subjects import NOWHERE, Kind, Verdict
 
-from .bundle import Bundle, Question
+from .bundle import Question, Snapshot
 from .roster import Roster, change_of
 from .window import First, Window
 
@@ -61,12 +61,12 @@ class Decision:
 
 
 def decide(
-    bundle: Bundle, limits: Limits, submission: Submission, window: Window, now: int
+    snapshot: Snapshot, limits: Limits, submission: Submission, window: Window, now: int
 ) -> Decision:
     """Decide about a submission.
 
     Args:
-        bundle: the policies in force.
+        snapshot: the policies in force, and who takes part.
         limits: the gateway's own limits.
         submission: what the broker stored, and who it let through.
         window: what was seen before this submission.
@@ -86,7 +86,7 @@ def decide(
         facts = {"detail": detail} if detail else {}
         return Decision(Verdict.DENY, reason, kind, to, policies, facts, envelope)
 
-    if submission.by not in bundle.roster.members:
+    if submission.by not in snapshot.roster.members:
         return deny(Reason.UNKNOWN_SENDER, f"{submission.by} is not in the roster")
     first = window.find(submission.by, envelope.id, now)
     if first is not None:
@@ -96,18 +96,23 @@ def decide(
     expires = envelope.expires()
     if expires is not None and expires <= now:
         return deny(Reason.EXPIRED, f"expired at {envelope.expirytime}")
-    if kind is Kind.TASK and to not in bundle.roster.providers:
+    if kind is Kind.TASK and to not in snapshot.roster.providers:
         return deny(Reason.UNKNOWN_DESTINATION, f"no agent provides {to}")
-    if kind is Kind.RESULT and to not in bundle.roster.members:
+    if kind is Kind.RESULT and to not in snapshot.roster.members:
         return deny(Reason.UNKNOWN_DESTINATION, f"{to} is not in the roster")
-    answer = bundle.ask(
+    try:
+        data = snapshot.bundle.facts.of(kind, to, envelope)
+    except InvalidEnvelope as error:
+        return deny(error.code, error.detail)
+    answer = snapshot.ask(
         Question(
             submission.by,
             kind,
             to,
             envelope.type,
-            envelope.runid is not None,
-            envelope.dataclassification,
+            in_run=envelope.runid is not None,
+            dataclassification=envelope.dataclassification,
+            data=data,
         )
     )
     if answer.error:
@@ -120,7 +125,7 @@ def decide(
     if kind is Kind.CONTROL:
         try:
             change = change_of(to, envelope)
-            roster = bundle.roster.after(change) if change else None
+            roster = snapshot.roster.after(change) if change else None
         except InvalidEnvelope as error:  # a command that nobody can follow is not admitted
             return deny(Reason.INVALID_COMMAND, error.detail, answer.policies)
     return Decision(
@@ -139,7 +144,7 @@ def _unreadable(payload: bytes, error: InvalidEnvelope) -> Decision:
 def record(
     decision: Decision,
     submission: Submission,
-    bundle: Bundle,
+    snapshot: Snapshot,
     *,
     log: str,
     seq: int,
@@ -164,7 +169,7 @@ def record(
         kind=decision.kind,
         to=decision.to,
         verdict=decision.verdict,
-        why=Why(decision.policies, decision.reason, bundle.digest, (), decision.facts),
+        why=Why(decision.policies, decision.reason, snapshot.bundle.digest, (), decision.facts),
         first=decision.first.seq if decision.first else None,
         envelope=msgspec.Raw(submission.payload.strip(_WHITESPACE)) if readable else msgspec.UNSET,
         raw=base64.b64encode(submission.payload).decode() if keep_raw else None,

@@ -41,7 +41,7 @@ from tidegate_schemas.identity import IDENTITY_COMMANDS
 from tidegate_schemas.record import Receipt, Record, encode_receipts, encode_record
 from tidegate_schemas.subjects import Kind, Principal
 
-from .bundle import Bundle
+from .bundle import Snapshot
 from .decide import Limits, decide, receipt, record
 from .roster import Roster, follow
 from .trimmer import Trimmer
@@ -106,13 +106,13 @@ class Gateway:
     def __init__(
         self,
         connection: Connection,
-        bundle: Bundle,
+        snapshot: Snapshot,
         settings: GatewaySettings,
         health: Health,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._connection = connection
-        self._bundle = bundle
+        self._snapshot = snapshot
         self._settings = settings
         self._health = health
         self._clock = clock
@@ -153,7 +153,7 @@ class Gateway:
         seq, after, epoch = (tail.seq, tail.ingress.seq, tail.epoch + 1) if tail else (0, 0, 1)
         await self._check_since(seq)
         window = await self._recall(behind=last.stored - _time(tail) if last and tail else 0)
-        bundle = self._bundle.of(await self._members(seq))
+        snapshot = self._snapshot.bundle.snapshot(await self._members(seq))
         async with contextlib.AsyncExitStack() as stack:
             ingress = await PulledIngress.open(
                 self._connection, after=after, partition=settings.partition
@@ -167,15 +167,15 @@ class Gateway:
                 ingress_seq=after,
                 epoch=epoch,
                 remembered=len(window),
-                bundle=bundle.digest,
-                members=len(bundle.roster.members),
+                bundle=snapshot.bundle.digest,
+                members=len(snapshot.roster.members),
             )
             self._ready.set()
             self._unconfirmed.append(set())
             batches: asyncio.Queue[_Batch] = asyncio.Queue(_PIPELINED)
             trimmer = Trimmer(ingress)
             await _until_one_fails(
-                self._decide(bundle, ingress, appender, window, batches, seq, epoch),
+                self._decide(snapshot, ingress, appender, window, batches, seq, epoch),
                 self._confirm(batches, trimmer),
                 trimmer.run(),
                 self._beat(window),
@@ -215,7 +215,7 @@ class Gateway:
 
     async def _members(self, tail: int) -> Roster:
         """Who takes part after the record `tail`."""
-        roster = self._bundle.roster
+        roster = self._snapshot.roster
         commands = subjects.delivery(self._settings.partition, Kind.CONTROL, IDENTITY_COMMANDS)
         async for stored in self._reader.read(filter=commands):
             if stored.seq > tail:
@@ -228,7 +228,7 @@ class Gateway:
 
     async def _decide(
         self,
-        bundle: Bundle,
+        snapshot: Snapshot,
         ingress: IngressReader,
         appender: LedgerAppender,
         window: Window,
@@ -250,14 +250,14 @@ class Gateway:
             receipts: defaultdict[str, list[Receipt]] = defaultdict(list)
             for submission in waiting:
                 seq += 1
-                decision = decide(bundle, settings.limits, submission, window, now)
+                decision = decide(snapshot, settings.limits, submission, window, now)
                 made = record(
-                    decision, submission, bundle, log=settings.log, seq=seq, epoch=epoch, now=now
+                    decision, submission, snapshot, log=settings.log, seq=seq, epoch=epoch, now=now
                 )
                 if decision.envelope is not None:
                     window.add_record(made, decision.envelope.id, now)
                 if decision.roster is not None:  # from the next submission on
-                    bundle = bundle.of(decision.roster)
+                    snapshot = snapshot.bundle.snapshot(decision.roster)
                 subject = subjects.ledger(
                     settings.partition, decision.verdict, decision.kind, decision.to
                 )
@@ -305,7 +305,7 @@ class Gateway:
     async def _beat(self, window: Window) -> None:
         while True:
             REMEMBERED.set(len(window))
-            self._health.beat(bundle=self._bundle.digest)
+            self._health.beat(bundle=self._snapshot.bundle.digest)
             await asyncio.sleep(_BEAT_SECONDS)
             # Not before: a start that fails again at its first append has mended nothing.
             nats = self._connection.nats

@@ -345,7 +345,7 @@ async def _begun(stage: Scene, story: str) -> bool:
 
 async def test_a_task_that_policy_denies_fails_the_run(broker: Broker) -> None:
     """Another attempt would meet the same policy, so there is none; the reason is in the end."""
-    forbid = '@id("no-work") forbid (principal, action == Action::"task", resource);'
+    forbid = '@id("no-work") forbid (principal, action in Action::"task", resource);'
     stubborn = blueprint({"say": {"retry": {"attempts": 5, "delay": 0.0}}})
     async with scene(broker, PERMIT_ALL + forbid) as stage, coordinating(broker, stubborn):
         await stage.happen()

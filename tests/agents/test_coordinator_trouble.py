@@ -139,7 +139,7 @@ async def test_a_coordinator_without_policy_stops_and_says_so(broker: Broker) ->
 
     Once policy is mended it is asked anew: a denial is not remembered against it.
     """
-    forbid = '@id("no-books") forbid (principal, action == Action::"control", resource);'
+    forbid = '@id("no-books") forbid (principal, action in Action::"control", resource);'
     only = '@id("operators") permit (principal == Agent::"tidegate.operator", action, resource);'
     for policies, policy in ((PERMIT_ALL + forbid, ("no-books",)), (only, ())):
         async with broker.gateway(policies), coordinating(broker, DIAMOND) as task:

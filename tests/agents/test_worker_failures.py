@@ -32,12 +32,12 @@ from .test_worker import Office, office, working
 NO_RESULTS = (
     PERMIT_ALL
     + """
-@id("no-results") forbid (principal, action == Action::"result", resource)
+@id("no-results") forbid (principal, action in Action::"result", resource)
 when { context.type == "tidegate.result" };
 """
 )
 NO_ANSWERS = (
-    PERMIT_ALL + '@id("no-answers") forbid (principal, action == Action::"result", resource);'
+    PERMIT_ALL + '@id("no-answers") forbid (principal, action in Action::"result", resource);'
 )
 
 

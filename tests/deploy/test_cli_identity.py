@@ -21,7 +21,7 @@ from tidegate.processes import running
 from tidegate.project import Project, address, load_project
 from tidegate_bus.identity.credentials import Credentials, public_key
 from tidegate_bus.identity.keyring import new_seed
-from tidegate_policy.bundle import write_bundle
+from tidegate_policy.bundle import load_bundle, write_bundle
 from tidegate_schemas import Envelope, Verdict
 from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.errors import Denied
@@ -36,7 +36,7 @@ REFUSED = r"Authorization Violation|Authentication Expired|closed the connection
 GREETER = "front-desk.greeter"
 NO_NEWCOMERS = """
 @id("no-newcomers")
-forbid (principal, action == Action::"control", resource)
+forbid (principal, action in Action::"control", resource)
 when { context.to == "identity.register" };
 """
 
@@ -289,7 +289,7 @@ def policy(project: Project, text: str) -> Generator[None]:
 
 
 def _load(project: Project) -> None:
-    write_bundle(project.state.bundle, load_project(project.root).policies)
+    write_bundle(project.state.bundle, load_bundle(project.policy))
     old = _gateway(project)
     assert old
     os.kill(old, signal.SIGKILL)

@@ -27,7 +27,7 @@ from tidegate_schemas.vocabulary import IDENTITY_REGISTER, IDENTITY_REVOKE
 
 NO_NEWCOMERS = """
 @id("everything") permit (principal, action, resource);
-@id("no-newcomers") forbid (principal, action == Action::"control", resource)
+@id("no-newcomers") forbid (principal, action in Action::"control", resource)
 when { context.to == "identity.register" };
 """
 

@@ -150,7 +150,7 @@ async def test_bad_policy_is_said_before_anything_runs(project: Path) -> None:
 def _forbid_books(project: Path) -> str:
     policy = project / "policy" / "more.cedar"
     policy.write_text(
-        '@id("no-books") forbid (principal, action == Action::"control", resource)\n'
+        '@id("no-books") forbid (principal, action in Action::"control", resource)\n'
         'when { context.to == "blueprint.register" };\n'
     )
     return "coordinator cannot start: forbidden"
@@ -159,7 +159,7 @@ def _forbid_books(project: Path) -> str:
 def _forbid_agents(project: Path) -> str:
     policy = project / "policy" / "more.cedar"
     policy.write_text(
-        '@id("no-agents") forbid (principal, action == Action::"control", resource)\n'
+        '@id("no-agents") forbid (principal, action in Action::"control", resource)\n'
         'when { context.to == "identity.register" };\n'
     )
     return "forbidden"

@@ -18,7 +18,7 @@ import msgspec
 from tidegate_bus.broker.accounts import GATEWAY
 from tidegate_bus.connection import connect
 from tidegate_bus.telemetry import Health, configure_logging
-from tidegate_policy.bundle import Bundle, load_bundle
+from tidegate_policy.bundle import Snapshot, load_bundle
 from tidegate_policy.decide import Limits
 from tidegate_policy.gateway import Gateway, GatewaySettings
 from tidegate_policy.roster import Roster
@@ -26,21 +26,21 @@ from tidegate_schemas.errors import LedgerError
 from tidegate_schemas.identity import Registration
 
 
-async def main(url: str, seed: str, bundle: Bundle) -> None:
+async def main(url: str, seed: str, snapshot: Snapshot) -> None:
     """Work until killed."""
     if not sys.stdin.readline():
         return  # whoever would have begun is gone
     settings = GatewaySettings("test/0", Limits(256 * 1024), 600.0, 100_000)
     async with await connect(url, GATEWAY, seed) as connection:
-        await Gateway(connection, bundle, settings, Health()).run()
+        await Gateway(connection, snapshot, settings, Health()).run()
 
 
 if __name__ == "__main__":
     configure_logging("gateway")
     try:
         members = msgspec.json.decode(Path(sys.argv[4]).read_bytes(), type=list[Registration])
-        bundle = load_bundle(Path(sys.argv[3])).of(Roster.of(members))
-        asyncio.run(main(sys.argv[1], sys.argv[2], bundle))
+        snapshot = load_bundle(Path(sys.argv[3])).snapshot(Roster.of(members))
+        asyncio.run(main(sys.argv[1], sys.argv[2], snapshot))
     except LedgerError as error:
         print(error, file=sys.stderr)
         sys.exit(3)

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 
 from tidegate_bus.ingress import Submission
-from tidegate_policy.bundle import Bundle, load_bundle
+from tidegate_policy.bundle import Snapshot, load_bundle
 from tidegate_policy.roster import Roster
 from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.identity import Registration, Role
@@ -39,10 +39,10 @@ def write(folder: Path, files: Mapping[str, str | bytes]) -> Path:
     return folder
 
 
-def loaded(folder: Path, *texts: str, roster: Iterable[Registration] = MEMBERS) -> Bundle:
+def loaded(folder: Path, *texts: str, roster: Iterable[Registration] = MEMBERS) -> Snapshot:
     """A bundle with each text in a file of its own, speaking of these."""
     bundle = load_bundle(write(folder, {f"{n}.cedar": text for n, text in enumerate(texts)}))
-    return bundle.of(Roster.of(roster))
+    return bundle.snapshot(Roster.of(roster))
 
 
 def submission(payload: bytes, *, by: str = SENDER, seq: int = 1, time: int = NOW) -> Submission:

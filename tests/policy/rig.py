@@ -76,12 +76,12 @@ async def running(
 ) -> AsyncGenerator[Running]:
     """A gateway that has begun to read, or has ended; cancelled at the end."""
     bundle = load_bundle(write(broker.folder / "bundle", {"policy.cedar": policies}))
-    bundle = bundle.of(Roster.of(roster))
+    snapshot = bundle.snapshot(Roster.of(roster))
     settings = GatewaySettings("test/0", Limits(256 * 1024), dedupe_window, dedupe_entries)
     seed = broker.keyring.seed(GATEWAY)
     async with await connect(broker.url, GATEWAY, seed) as connection:
         health = WatchedHealth()
-        gateway = Gateway(connection, bundle, settings, health, clock)
+        gateway = Gateway(connection, snapshot, settings, health, clock)
         task = asyncio.create_task(gateway.run())
         ready = asyncio.create_task(gateway.ready())
         await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from policy.kit import EXAMPLES, NOW, PROVIDER, SENDER, loaded, submission
 from tidegate_bus.broker.accounts import MAX_PAYLOAD
 from tidegate_bus.ingress import Submission
-from tidegate_policy.bundle import Bundle
+from tidegate_policy.bundle import Snapshot
 from tidegate_policy.decide import MAX_LIMIT, Decision, Limits, decide, receipt, record
 from tidegate_policy.window import First, Window
 from tidegate_schemas.clock import rfc3339
@@ -36,7 +36,7 @@ FIRST = First(7, NOW - 1, Verdict.DENY, "forbidden", ("no-secrets",))
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     """Permits nearly everything; forbids secrets; fails for `boom`."""
     return loaded(tmp_path_factory.mktemp("bundle"), POLICIES)
 
@@ -54,7 +54,7 @@ def window(first: First | None = None) -> Window:
     return seen
 
 
-def made(bundle: Bundle, decision: Decision, given: Submission, now: int = NOW) -> Record:
+def made(bundle: Snapshot, decision: Decision, given: Submission, now: int = NOW) -> Record:
     """The record of a decision as number 9 of the ledger."""
     return record(decision, given, bundle, log="test/0", seq=9, epoch=3, now=now)
 
@@ -129,7 +129,7 @@ payloads: st.SearchStrategy[bytes] = (
 
 @EXAMPLES
 @given(payloads, st.sampled_from([SENDER, PROVIDER, "some.stranger", "*.>", ""]))
-def test_any_bytes_get_a_record_and_a_receipt(bundle: Bundle, payload: bytes, by: str) -> None:
+def test_any_bytes_get_a_record_and_a_receipt(bundle: Snapshot, payload: bytes, by: str) -> None:
     """Whatever is submitted, there is one verdict, one readable record and one receipt."""
     given_ = submission(payload, by=by, seq=77)
     decision = decide(bundle, LIMITS, given_, window(FIRST), NOW)
@@ -154,7 +154,7 @@ def test_any_bytes_get_a_record_and_a_receipt(bundle: Bundle, payload: bytes, by
 @EXAMPLES
 @given(payloads, st.sampled_from([SENDER, "some.stranger"]), st.booleans())
 def test_the_same_arguments_make_the_same_record(
-    bundle: Bundle, payload: bytes, by: str, seen: bool
+    bundle: Snapshot, payload: bytes, by: str, seen: bool
 ) -> None:
     """Nothing but the arguments matters: no clock, no chance, no memory of other questions."""
 
@@ -166,7 +166,7 @@ def test_the_same_arguments_make_the_same_record(
     assert once() == once()
 
 
-def test_a_record_says_everything(bundle: Bundle) -> None:
+def test_a_record_says_everything(bundle: Snapshot) -> None:
     """Each field of a record is what the submission, the bundle and the gateway know."""
     payload = envelope(data={"é": 1.50})
     given_ = submission(b" \n" + payload + b"\r\n\t", seq=5, time=NOW - 1)
@@ -184,7 +184,7 @@ def test_a_record_says_everything(bundle: Bundle) -> None:
         kind=Kind.EVENT,
         to="x.y",
         verdict=Verdict.ALLOW,
-        why=Why(("open", "open-too"), "permitted", bundle.digest),
+        why=Why(("open", "open-too"), "permitted", bundle.bundle.digest),
         envelope=msgspec.Raw(payload),
     )
     assert receipt(decision, given_, 9) == Receipt(
@@ -221,7 +221,7 @@ GROUNDS: dict[str, tuple[bytes, Verdict, str, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("ground", GROUNDS)
-def test_each_ground_has_its_verdict(bundle: Bundle, ground: str) -> None:
+def test_each_ground_has_its_verdict(bundle: Snapshot, ground: str) -> None:
     """Verdict, reason and deciding policies, in the record as in the receipt."""
     payload, verdict, reason, policies = GROUNDS[ground]
     given_ = submission(payload)
@@ -236,7 +236,7 @@ def test_each_ground_has_its_verdict(bundle: Bundle, ground: str) -> None:
     assert (stored.first, answer.was, answer.seq) == (None, None, 9)
 
 
-def test_an_unknown_sender_is_denied(bundle: Bundle) -> None:
+def test_an_unknown_sender_is_denied(bundle: Snapshot) -> None:
     """Who is not in the roster is denied whatever policy says, and the record names it."""
     given_ = submission(envelope(), by="some.stranger")
 
@@ -247,7 +247,7 @@ def test_an_unknown_sender_is_denied(bundle: Bundle) -> None:
     assert "some.stranger" in receipt(decision, given_, 9).detail
 
 
-def test_a_repeated_envelope_gets_the_first_verdict(bundle: Bundle) -> None:
+def test_a_repeated_envelope_gets_the_first_verdict(bundle: Snapshot) -> None:
     """The record refers to the first one; the receipt says what was decided then, and why."""
     given_ = submission(envelope(), seq=5)
 
@@ -277,7 +277,7 @@ def test_a_repeated_envelope_gets_the_first_verdict(bundle: Bundle) -> None:
         (submission(envelope().replace(b"e1", b"E1")), False),
     ],
 )
-def test_an_id_is_of_its_sender(bundle: Bundle, given_: Submission, repeated: bool) -> None:
+def test_an_id_is_of_its_sender(bundle: Snapshot, given_: Submission, repeated: bool) -> None:
     """The same id of another sender is another message; the same of one sender is a repetition."""
     decision = decide(bundle, LIMITS, given_, window(FIRST), NOW)
 
@@ -285,14 +285,14 @@ def test_an_id_is_of_its_sender(bundle: Bundle, given_: Submission, repeated: bo
 
 
 @pytest.mark.parametrize(("ahead", "reason"), [(-1, "expired"), (0, "expired"), (1, "permitted")])
-def test_a_message_expires_at_its_time(bundle: Bundle, ahead: int, reason: str) -> None:
+def test_a_message_expires_at_its_time(bundle: Snapshot, ahead: int, reason: str) -> None:
     """At the very nanosecond nobody wants it any more; one before, it goes through."""
     given_ = submission(envelope(expirytime=rfc3339(NOW + ahead)))
 
     assert decide(bundle, LIMITS, given_, window(), NOW).reason == reason
 
 
-def test_the_first_ground_decides(bundle: Bundle) -> None:
+def test_the_first_ground_decides(bundle: Snapshot) -> None:
     """A message with every fault is told the first one; mended, the next, until it is admitted."""
     faults: list[tuple[str, dict[str, Any]]] = [
         ("oversized", {"bytes": 20_000}),
@@ -318,7 +318,7 @@ def test_the_first_ground_decides(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("size", [10_001, 300_000, MAX_PAYLOAD])
-def test_an_oversized_message_is_kept_as_its_digest(bundle: Bundle, size: int) -> None:
+def test_an_oversized_message_is_kept_as_its_digest(bundle: Snapshot, size: int) -> None:
     """Length and SHA-256 stand in the record, the bytes do not."""
     payload = b"\xff" * size
     given_ = submission(payload)

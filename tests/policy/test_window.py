@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from policy.kit import EXAMPLES, NOW, PERMIT, PROVIDER, SENDER, loaded, submission
-from tidegate_policy.bundle import Bundle
+from tidegate_policy.bundle import Snapshot
 from tidegate_policy.decide import Limits, decide, record
 from tidegate_policy.window import First, Window
 from tidegate_schemas.clock import parse_rfc3339
@@ -100,7 +100,7 @@ def test_a_clock_that_jumps_does_no_harm(
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     """Permits everything to two senders."""
     return loaded(tmp_path_factory.mktemp("bundle"), PERMIT)
 
@@ -140,7 +140,7 @@ def rebuilt(records: list[Record], entries: int, since: int) -> Window:
     st.integers(1, 6),
 )
 def test_the_ledger_alone_tells_what_is_remembered(
-    bundle: Bundle, submissions: list[tuple[str, str, int]], entries: int
+    bundle: Snapshot, submissions: list[tuple[str, str, int]], entries: int
 ) -> None:
     """At every record a window rebuilt from the ledger finds what the live one finds.
 

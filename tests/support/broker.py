@@ -24,7 +24,7 @@ from tidegate_bus.identity.keyring import Keyring
 from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.publisher import Publisher
 from tidegate_bus.telemetry import Health
-from tidegate_policy.bundle import load_bundle, write_bundle
+from tidegate_policy.bundle import Bundle
 from tidegate_policy.decide import Limits
 from tidegate_policy.gateway import Gateway, GatewaySettings
 from tidegate_policy.roster import Roster
@@ -173,13 +173,10 @@ class Broker:
         dedupe_entries: int = 100_000,
     ) -> AsyncGenerator[asyncio.Task[None]]:
         """A gateway in this process, ready; cancelled at the end."""
-        source = self.folder / "policy.cedar"
-        source.write_text(policies)
-        write_bundle(self.folder / "bundle", [source])
-        bundle = load_bundle(self.folder / "bundle").of(Roster.of(roster))
+        snapshot = Bundle.of_files({"policy.cedar": policies}).snapshot(Roster.of(roster))
         settings = GatewaySettings("test/0", Limits(envelope_bytes), dedupe_window, dedupe_entries)
         async with await connect(self.url, GATEWAY, self.keyring.seed(GATEWAY)) as connection:
-            gateway = Gateway(connection, bundle, settings, Health())
+            gateway = Gateway(connection, snapshot, settings, Health())
             task = asyncio.create_task(gateway.run())
             ready = asyncio.create_task(gateway.ready())
             await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)

@@ -17,7 +17,7 @@ import pytest
 
 from support import until
 from tidegate_agents.agent import load_agent
-from tidegate_policy.bundle import load_bundle, write_bundle
+from tidegate_policy.bundle import Bundle
 from tidegate_schemas.blueprint import Blueprint
 from tidegate_schemas.documents import loads
 from tidegate_schemas.subjects import Kind
@@ -170,13 +170,11 @@ def test_the_agent_snippet_is_an_agent(tmp_path: Path, monkeypatch: pytest.Monke
     assert {(Kind.TASK, "greeting.write")} == set(load_agent("readme_agent:agent").handlers)
 
 
-def test_the_policy_snippet_loads(tmp_path: Path) -> None:
+def test_the_policy_snippet_loads() -> None:
     """The policy of the README passes every check of a bundle."""
     (snippet,) = (b.text for b in _blocks("cedar"))
-    (tmp_path / "readme.cedar").write_text(snippet)
-    write_bundle(tmp_path / "bundle", [tmp_path / "readme.cedar"])
 
-    assert load_bundle(tmp_path / "bundle").digest.startswith("sha256:")
+    assert Bundle.of_files({"readme.cedar": snippet}).digest.startswith("sha256:")
 
 
 def test_the_blueprint_snippet_loads() -> None:

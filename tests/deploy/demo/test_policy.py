@@ -8,7 +8,7 @@ import pytest
 
 from tidegate.demo import PROJECT
 from tidegate.project import load_project
-from tidegate_policy.bundle import Answer, Bundle, Question, load_bundle, write_bundle
+from tidegate_policy.bundle import Answer, Question, Snapshot, load_bundle
 from tidegate_policy.roster import BUILT_IN, Roster
 from tidegate_schemas.identity import Registration, is_built_in
 from tidegate_schemas.subjects import Kind
@@ -58,7 +58,7 @@ DESTINATIONS = {
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     """The policies and the roster of the demo."""
     folder = tmp_path_factory.mktemp("bundle")
     project = load_project(PROJECT, folder)
@@ -68,21 +68,18 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         for who, role in project.principals
         if not is_built_in(str(who))
     ]
-    write_bundle(folder, project.policies)
-    return load_bundle(folder).of(Roster.of([*BUILT_IN.members.values(), *members]))
+    return load_bundle(project.policy).snapshot(Roster.of([*BUILT_IN.members.values(), *members]))
 
 
-def ask(bundle: Bundle, by: str, kind: Kind, to: str) -> Answer:
+def ask(bundle: Snapshot, by: str, kind: Kind, to: str) -> Answer:
     """What policy says, inside and outside of a run: it must be the same."""
-    inside, outside = (
-        bundle.ask(Question(by, kind, to, to, in_run, None)) for in_run in (True, False)
-    )
+    inside, outside = (bundle.ask(Question(by, kind, to, to, in_run)) for in_run in (True, False))
     assert inside == outside
     assert not inside.error
     return inside
 
 
-def test_who_may_do_what(bundle: Bundle) -> None:
+def test_who_may_do_what(bundle: Snapshot) -> None:
     """Of everybody, every kind and every destination, exactly the listed ones are permitted."""
     permitted: dict[tuple[str, Kind, str], str] = {}
     for by in EVERYBODY:
@@ -96,14 +93,14 @@ def test_who_may_do_what(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("by", [name for name in EVERYBODY if name != "tidegate.coordinator"])
-def test_denied_work_names_the_rule(bundle: Bundle, by: str) -> None:
+def test_denied_work_names_the_rule(bundle: Snapshot, by: str) -> None:
     """Whoever assigns work and is not the coordinator is told which policy forbids it."""
     answer = ask(bundle, by, Kind.TASK, "review.verdict")
 
     assert answer == Answer(False, ("only-the-coordinator-assigns-work",))
 
 
-def test_the_rogue_may_do_nothing(bundle: Bundle) -> None:
+def test_the_rogue_may_do_nothing(bundle: Snapshot) -> None:
     """The rogue agent is in the team of the reviewers and may still not send anything."""
     for kind, destinations in DESTINATIONS.items():
         assert not any(ask(bundle, "review.rogue", kind, to).allowed for to in destinations)

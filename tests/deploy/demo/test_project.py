@@ -79,7 +79,7 @@ def test_the_project_loads_as_a_whole() -> None:
     check_blueprints(project)
 
     assert {str(m.principal) for m in project.manifests} == {f"review.{n}" for n in AGENTS}
-    assert len(project.policies) == 1
+    assert len(list(project.policy.glob("*.cedar"))) == 1
 
 
 @pytest.mark.parametrize("name", AGENTS)

@@ -32,13 +32,13 @@ from .wire import Wire
 POLICIES = """
 @id("everything") permit (principal, action, resource);
 @id("only-the-coordinator-assigns-work")
-forbid (principal, action == Action::"task", resource)
+forbid (principal, action in Action::"task", resource)
 unless { principal.role == "coordinator" };
 @id("only-the-coordinator-commands")
-forbid (principal, action == Action::"control", resource)
+forbid (principal, action in Action::"control", resource)
 unless { principal.role == "coordinator" };
 @id("only-the-probe-raises-alarms")
-forbid (principal, action == Action::"event", resource)
+forbid (principal, action in Action::"event", resource)
 when { ["bus.probed", "bus.bypassed"].contains(context.to) }
 unless { principal.role == "probe" };
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy.kit import EXAMPLES, MEMBERS, PERMIT, loaded
-from tidegate_policy import bundle as module
-from tidegate_policy.bundle import Answer, Bundle, Question
+from policy.kit import EXAMPLES, PERMIT, loaded
+from tidegate_policy.bundle import Answer, Question, Snapshot
 from tidegate_schemas.identity import Registration, Role
 from tidegate_schemas.subjects import Kind
 
@@ -43,13 +41,13 @@ def team(name: str, by: str) -> bool:
 Rule = tuple[str, str, Callable[[Question], bool]]
 RULES: dict[str, Rule] = {
     "agents-answer": (
-        'permit (principal, action == Action::"result", resource)'
+        'permit (principal, action in Action::"result", resource)'
         ' when { principal.role == "agent" };',
         "permit",
         lambda q: q.kind == Kind.RESULT and role(q.by) == "agent",
     ),
     "blue-tells": (
-        'permit (principal in Team::"blue", action == Action::"event", resource);',
+        'permit (principal in Team::"blue", action in Action::"event", resource);',
         "permit",
         lambda q: q.kind == Kind.EVENT and team("blue", q.by),
     ),
@@ -59,7 +57,7 @@ RULES: dict[str, Rule] = {
         lambda q: q.kind == Kind.EVENT and q.to == "secret",
     ),
     "work-is-for-blue": (
-        'forbid (principal, action == Action::"task", resource)'
+        'forbid (principal, action in Action::"task", resource)'
         ' unless { resource in Team::"blue" || principal.role == "coordinator" };',
         "forbid",
         lambda q: (
@@ -68,7 +66,7 @@ RULES: dict[str, Rule] = {
         ),
     ),
     "tasks-of-runs": (
-        'permit (principal, action == Action::"task", resource) when { context.in_run };',
+        'permit (principal, action in Action::"task", resource) when { context.in_run };',
         "permit",
         lambda q: q.kind == Kind.TASK and q.in_run,
     ),
@@ -80,19 +78,19 @@ RULES: dict[str, Rule] = {
         lambda q: q.dataclassification == "pii" and role(q.by) != "operator",
     ),
     "run-commands": (
-        'permit (principal, action == Action::"control", resource)'
+        'permit (principal, action in Action::"control", resource)'
         ' when { context.to like "run.*" };',
         "permit",
         lambda q: q.kind == Kind.CONTROL and q.to.startswith("run."),
     ),
     "known-types": (
-        'permit (principal, action == Action::"event", resource)'
+        'permit (principal, action in Action::"event", resource)'
         ' when { ["a.b", "c.d"].contains(context.type) };',
         "permit",
         lambda q: q.kind == Kind.EVENT and q.type in {"a.b", "c.d"},
     ),
     "answers-to-coordinators": (
-        'permit (principal, action == Action::"result", resource)'
+        'permit (principal, action in Action::"result", resource)'
         ' when { resource.role == "coordinator" };',
         "permit",
         lambda q: q.kind == Kind.RESULT and role(q.to) == "coordinator",
@@ -123,8 +121,11 @@ questions = st.builds(
     st.sampled_from([*ROLES, GHOST, *PROVIDERS, "secret", "run.start", "run", "a.b", "boom"]),
     st.sampled_from(["a.b", "c.d", "secret", "e", 'a.b"'])
     | st.text(min_size=1).filter(lambda text: not any(0xD800 <= ord(c) < 0xE000 for c in text)),
-    st.booleans(),
-    st.sampled_from([None, "pii", "public"]),
+    in_run=st.booleans(),
+    delegated=st.booleans(),
+    blueprint=st.sampled_from(["", "b"]),
+    dataclassification=st.sampled_from([None, "pii", "public"]),
+    data=st.none(),
 )
 
 
@@ -143,7 +144,7 @@ def oracle(question: Question) -> tuple[bool, tuple[str, ...], bool]:
 
 
 @pytest.fixture(scope="module")
-def rules(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def rules(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     """All rules, spread over three files."""
     texts = ["", "", ""]
     for number, (name, (text, _, _)) in enumerate(RULES.items()):
@@ -153,34 +154,13 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @EXAMPLES
 @given(questions)
-def test_answers_are_those_of_the_rules(rules: Bundle, question: Question) -> None:
+def test_answers_are_those_of_the_rules(rules: Snapshot, question: Question) -> None:
     """Verdict and deciding policies are what the rules say, also where a rule fails."""
     allowed, deciding, failed = oracle(question)
 
     answer = rules.ask(question)
 
     assert (answer.allowed, answer.policies, bool(answer.error)) == (allowed, deciding, failed)
-
-
-alike = st.builds(
-    Question,
-    st.sampled_from(["blue.two", "red.two"]),
-    st.sampled_from([Kind.TASK, Kind.EVENT]),
-    st.sampled_from(["secret", "blue.work"]),
-    st.sampled_from(["a.b", "e"]),
-    st.booleans(),
-    st.sampled_from([None, "pii"]),
-)
-
-
-@EXAMPLES
-@given(st.lists(alike, min_size=20, max_size=40))
-def test_a_remembered_answer_is_the_answer(rules: Bundle, several: list[Question]) -> None:
-    """In whatever order and how often questions are asked, memory changes no answer."""
-    remembering: Bundle = dataclasses.replace(rules, _answers={})
-    for question in several:
-        forgetful: Bundle = dataclasses.replace(rules, _answers={})
-        assert remembering.ask(question) == forgetful.ask(question)
 
 
 def test_ids_belong_to_their_policies(tmp_path: Path) -> None:
@@ -196,7 +176,7 @@ def test_ids_belong_to_their_policies(tmp_path: Path) -> None:
     bundle = loaded(tmp_path, *texts)
 
     for name in names:
-        question = Question("team.sender", Kind.EVENT, name, "x", False, None)
+        question = Question("team.sender", Kind.EVENT, name, "x")
         assert bundle.ask(question) == Answer(True, (f"id-{name}",))
 
 
@@ -209,7 +189,7 @@ def test_all_deciding_policies_are_named(tmp_path: Path) -> None:
         for effect in ("forbid", "permit")
     ]
     bundle = loaded(tmp_path, *texts)
-    question = Question("team.sender", Kind.EVENT, "x", "x", False, None)
+    question = Question("team.sender", Kind.EVENT, "x", "x")
 
     assert bundle.ask(question) == Answer(True, ("permit-a", "permit-b", "permit-c"))
     assert bundle.ask(question._replace(in_run=True)) == Answer(
@@ -222,7 +202,7 @@ def test_an_error_of_a_policy_is_a_no(tmp_path: Path) -> None:
     fails = "forbid (principal, action, resource) when { 9223372036854775807 + 1 > 0 };"
     bundle = loaded(tmp_path, f'@id("two") {fails} @id("one") {fails}', PERMIT)
 
-    answer = bundle.ask(Question("team.sender", Kind.EVENT, "x", "x", False, None))
+    answer = bundle.ask(Question("team.sender", Kind.EVENT, "x", "x"))
 
     assert not answer.allowed
     first, second = answer.error.split("; ")
@@ -242,7 +222,7 @@ def test_an_engine_that_raises_is_a_no(
     bundle = loaded(tmp_path, PERMIT)
     monkeypatch.setattr(cedarpy, "is_authorized", fail)
 
-    answer = bundle.ask(Question("team.sender", Kind.EVENT, "x", "x", False, None))
+    answer = bundle.ask(Question("team.sender", Kind.EVENT, "x", "x"))
 
     assert not answer.allowed
     assert 0 < len(answer.error) <= 300
@@ -256,10 +236,10 @@ texts = st.text(min_size=1, max_size=50).filter(lambda text: text.isprintable())
 @given(texts, texts, st.none() | texts)
 @pytest.mark.parametrize("kind", [Kind.TASK, Kind.EVENT, Kind.RESULT, Kind.CONTROL])
 def test_no_text_of_a_sender_is_read_as_policy(
-    hostile: Bundle, kind: Kind, to: str, type: str, label: str | None
+    hostile: Snapshot, kind: Kind, to: str, type: str, label: str | None
 ) -> None:
     """Quotes, operators and entity names in `to`, `type` and label are nothing but text."""
-    answer = hostile.ask(Question("team.sender", kind, to, type, False, label))
+    answer = hostile.ask(Question("team.sender", kind, to, type, dataclassification=label))
 
     assert answer == Answer(False, ())
 
@@ -280,9 +260,9 @@ def test_no_text_of_a_sender_is_read_as_policy(
         "$",
     ],
 )
-def test_no_text_of_a_sender_stands_for_another(hostile: Bundle, text: str) -> None:
+def test_no_text_of_a_sender_stands_for_another(hostile: Snapshot, text: str) -> None:
     """Only the very text of the policy fits it."""
-    asked = Question("team.sender", Kind.EVENT, text, text, False, text)
+    asked = Question("team.sender", Kind.EVENT, text, text, dataclassification=text)
 
     assert hostile.ask(asked) == Answer(False, ())
     good = asked._replace(to="good")
@@ -293,7 +273,7 @@ def test_no_text_of_a_sender_stands_for_another(hostile: Bundle, text: str) -> N
 
 
 @pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     """Permits what is called good and nothing else."""
     return loaded(
         tmp_path_factory.mktemp("bundle"),
@@ -302,34 +282,3 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         ' { context.type == "good" && context has dataclassification'
         ' && context.dataclassification == "good" };',
     )
-
-
-def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers are remembered up to a number, and never for texts as long as a sender likes."""
-    asked = 0
-    is_authorized: Any = vars(cedarpy)["is_authorized"]
-
-    def count(*arguments: Any) -> Any:
-        nonlocal asked
-        asked += 1
-        return is_authorized(*arguments)
-
-    def evaluations(*several: Question) -> int:
-        before = asked
-        for question in several:
-            bundle.ask(question)
-        return asked - before
-
-    bundle = loaded(tmp_path, PERMIT, roster=MEMBERS)
-    monkeypatch.setattr(cedarpy, "is_authorized", count)
-    monkeypatch.setattr(module, "_MAX_REMEMBERED", 10)
-    few = [Question("team.sender", Kind.EVENT, f"t{n}", "x", False, None) for n in range(10)]
-    longest = few[0]._replace(type="x" * 256, dataclassification="y" * 256)
-    too_long = longest._replace(type="x" * 257)
-
-    assert evaluations(*few) == 10
-    assert evaluations(*few, *few) == 0
-    assert evaluations(too_long, too_long) == 2
-    assert evaluations(*few) == 0
-    assert evaluations(longest, longest) == 1
-    assert evaluations(*few) == 10

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from policy.kit import PERMIT, loaded, write
-from tidegate_policy import bundle as module
-from tidegate_policy.bundle import SCHEMA, Question, load_bundle, write_bundle
+from tidegate_policy.bundle import Bundle, Question, load_bundle, write_bundle
+from tidegate_policy.roster import BUILT_IN
 from tidegate_schemas.errors import InvalidPolicy
 from tidegate_schemas.identity import Registration, Role
 from tidegate_schemas.subjects import Kind
@@ -33,7 +33,7 @@ def test_the_digest_is_what_sha256sum_prints(tmp_path: Path) -> None:
     """Anybody can recompute the digest from the files and the schema with two shell commands."""
     files = {"b.cedar": PERMIT, "a.cedar": FORBID, "A.cedar": "// nothing", "é.cedar": ""}
     bundle = load_bundle(write(tmp_path, files))
-    (tmp_path / "tidegate.cedarschema").write_text(SCHEMA)
+    (tmp_path / "schema.cedarschema").write_text(bundle.files["schema.cedarschema"])
     names = sorted(path.name for path in tmp_path.iterdir())
 
     listing = subprocess.run(["sha256sum", *names], cwd=tmp_path, check=True, capture_output=True)
@@ -41,9 +41,7 @@ def test_the_digest_is_what_sha256sum_prints(tmp_path: Path) -> None:
     assert bundle.digest == f"sha256:{hashlib.sha256(listing.stdout).hexdigest()}"
 
 
-def test_the_digest_depends_on_every_file_and_on_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_digest_depends_on_every_file_and_on_nothing_else(tmp_path: Path) -> None:
     """Two folders with the same files have one digest; any change of bytes or names another."""
     files = {"a.cedar": PERMIT, "b.cedar": FORBID}
     digests = Counter(
@@ -60,12 +58,15 @@ def test_the_digest_depends_on_every_file_and_on_nothing_else(
     )
     (tmp_path / "same" / "README").write_text("not a part of it")
     again = load_bundle(tmp_path / "same").digest
-    monkeypatch.setattr(module, "SCHEMA", SCHEMA + "\n")
-    with_other_schema = load_bundle(tmp_path / "same").digest
+    (tmp_path / "same" / "schema.cedarschema").write_text("of yesterday, for an editor")
+    with_a_schema = load_bundle(tmp_path / "same").digest
+    (tmp_path / "same" / "facts.yaml").write_text("event: { x: { n: Long } }")
+    with_facts = load_bundle(tmp_path / "same").digest
 
     assert sorted(digests.values()) == [1, 1, 1, 1, 1, 2]
     assert digests[again] == 2
-    assert with_other_schema not in digests
+    assert digests[with_a_schema] == 2
+    assert with_facts not in digests
 
 
 def test_every_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,8 +84,8 @@ def test_every_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     bundle = load_bundle(tmp_path)
 
     assert bundle.digest == before.digest
-    secret = Question("team.sender", Kind.EVENT, "secret", "secret", False, None)
-    assert bundle.ask(secret).policies == ("no-secrets",)
+    secret = Question("team.sender", Kind.EVENT, "secret", "secret")
+    assert bundle.snapshot(BUILT_IN).ask(secret).policies == ("no-secrets",)
 
 
 @pytest.mark.parametrize(
@@ -93,23 +94,35 @@ def test_every_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("permit (principal, action, resource)", "unexpected end of input"),
         ("permit (principal, action, resource", "unexpected end of input"),
         ('@id("a") permit (principal, action, resource) when { 1 };', "expected Bool"),
-        ('@id("a") permit (principal, action, resource) when { context.size > 1 };', "policy `a`"),
+        (
+            '@id("a") permit (principal, action, resource) when { context.size > 1 };',
+            "a: attribute `size` in context",
+        ),
         ('@id("a") permit (principal, action, resource is Robot);', "`Robot`"),
         (
-            '@id("a") permit (principal, action == Action::"task", resource is Topic);',
+            '@id("a") permit (principal, action in Action::"task", resource is Topic);',
             "unable to find an applicable action",
         ),
         ('@id("a") permit (principal, action == Action::"fly", resource);', '`Action::"fly"`'),
-        ("permit (principal, action, resource);", "policy0 has no @id; give it one"),
-        ("@id permit (principal, action, resource);", "policy0 has no @id; give it one"),
-        ('@id("") permit (principal, action, resource);', "policy0 has no @id; give it one"),
+        ("permit (principal, action, resource);", "a policy without @id; give it one"),
+        ("@id permit (principal, action, resource);", "a policy without @id; give it one"),
+        ('@id("") permit (principal, action, resource);', "a policy without @id; give it one"),
         ('@id("a\\nb") permit (principal, action, resource);', "'a\\nb'"),
         (f'@id("{"x" * 129}") permit (principal, action, resource);', "1 to 128 printable"),
         ('@id("a") @id("b") permit (principal, action, resource);', "duplicate annotation"),
-        (f'{PERMIT}\n@id("everything") {PERMIT[17:]}', "@id('everything') is already in bad.cedar"),
-        ('@id("a") @redcat("/x") permit (principal, action, resource);', "@redcat of a is unknown"),
-        ('@id("a") permit (principal == ?principal, action, resource);', "policy0 is a template"),
-        (f'{PERMIT} @id("a") permit (principal, action, resource in ?resource);', "is a template"),
+        (
+            f'{PERMIT}\n@id("everything") {PERMIT[17:]}',
+            "@id('everything') is already in bad.cedar:1",
+        ),
+        (
+            '@id("a") @redcat("/x") permit (principal, action, resource);',
+            "@redcat is unknown and would be ignored; did you mean @redact?",
+        ),
+        ('@id("a") permit (principal == ?principal, action, resource);', "a template, and nothing"),
+        (
+            f'{PERMIT} @id("a") permit (principal, action, resource in ?resource);',
+            "a template, and nothing",
+        ),
         (b"\xef\xbb\xbf// byte order mark", "invalid token"),
         (b"// caf\xe9", "not UTF-8 at byte 6"),
     ],
@@ -124,7 +137,7 @@ def test_a_wrong_policy_is_named_with_its_file(
     )
 
     for line in problems(tmp_path):
-        assert line.startswith(f"{tmp_path / 'bad.cedar'}: ")
+        assert line.startswith((f"{tmp_path / 'bad.cedar'}:1: ", f"{tmp_path / 'bad.cedar'}:2: "))
         assert "\n" not in line
     assert problem in "\n".join(problems(tmp_path))
 
@@ -135,7 +148,7 @@ def test_policy_sees_the_role_that_the_roster_gives(tmp_path: Path, role: Role) 
     text = f'@id("a") permit (principal, action, resource) when {{ principal.role == "{role}" }};'
     bundle = loaded(tmp_path, text, roster=[Registration("a.b", role)])
 
-    assert bundle.ask(Question("a.b", Kind.EVENT, "x", "x", False, None)).allowed
+    assert bundle.ask(Question("a.b", Kind.EVENT, "x", "x")).allowed
 
 
 def test_without_policies_there_is_no_bundle(tmp_path: Path) -> None:
@@ -183,7 +196,7 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
         },
     )
 
-    assert [Path(line.partition(": ")[0]).name for line in problems(tmp_path)] == [
+    assert [Path(line.partition(":")[0]).name for line in problems(tmp_path)] == [
         "a.cedar",
         "b.cedar",
         "c.cedar",
@@ -213,7 +226,8 @@ def test_a_policy_too_deep_for_the_engine_is_refused(tmp_path: Path, condition: 
     write(tmp_path, {"deep.cedar": text})
 
     (problem,) = problems(tmp_path)
-    assert problem.startswith(f"{tmp_path / 'deep.cedar'}: ")
+    assert problem.startswith(f"{tmp_path / 'deep.cedar'}:1: ")
+    assert "more than" in problem or "exceeds" in problem
 
 
 def test_brackets_in_texts_and_comments_are_not_nesting(tmp_path: Path) -> None:
@@ -224,7 +238,7 @@ def test_brackets_in_texts_and_comments_are_not_nesting(tmp_path: Path) -> None:
 
     bundle = loaded(tmp_path, "".join(many))
 
-    question = Question("team.sender", Kind.EVENT, "x", f'{brackets}"(', False, None)
+    question = Question("team.sender", Kind.EVENT, "x", f'{brackets}"(')
     assert len(bundle.ask(question).policies) == 200
 
 
@@ -240,28 +254,54 @@ def test_ids_that_no_record_could_hold_are_refused(tmp_path: Path) -> None:
     ]
 
 
-def test_a_bundle_is_put_together_from_files(tmp_path: Path) -> None:
-    """What was in the folder before is gone."""
-    sources = [tmp_path / "one.cedar", tmp_path / "two.cedar"]
-    for source, text in zip(sources, (PERMIT, FORBID), strict=True):
-        source.write_text(text)
+def test_a_bundle_is_written_as_it_was_loaded(tmp_path: Path) -> None:
+    """With the schema that follows from it, for other tools; what was there before is gone."""
+    author = write(
+        tmp_path / "policy",
+        {"a.cedar": PERMIT, "b.cedar": FORBID, "facts.yaml": "task: { a.b: { n: Long } }"},
+    )
+    write(author / "tests", {"a.yaml": "- by: a.b"})
     folder = write(tmp_path / "bundle", {"stale.cedar": "permit ("})
+    bundle = load_bundle(author)
 
-    write_bundle(folder, sources)
+    write_bundle(folder, bundle)
 
-    assert {path.name for path in folder.iterdir()} == {"one.cedar", "two.cedar"}
-    first = load_bundle(folder).digest
-    write_bundle(folder, reversed(sources))
-    assert load_bundle(folder).digest == first
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*.*")}
+    assert names == {"a.cedar", "b.cedar", "facts.yaml", "schema.cedarschema", "tests/a.yaml"}
+    assert load_bundle(folder).digest == bundle.digest
+    again = {name: (folder / name).read_text("utf-8") for name in names}
+    assert Bundle.of_files(again).digest == bundle.digest
 
 
-@pytest.mark.parametrize("names", [("a/x.cedar", "b/x.cedar"), ("a/x.txt",), ("a/x",)])
-def test_no_policy_is_left_out_of_a_bundle(tmp_path: Path, names: tuple[str, ...]) -> None:
-    """Two files of one name, or a file that would not be read, do not vanish silently."""
-    paths = [tmp_path / name for name in names]
-    for path in paths:
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(PERMIT)
+@pytest.mark.parametrize(
+    ("name", "way_out"),
+    [
+        ("facts.yml", "call it facts.yaml"),
+        ("entities.yaml", "call it entities.json"),
+        ("tests/a.yml", "call it tests/a.yaml"),
+        ("more/a.cedar", "policies are in no folder of their own"),
+    ],
+)
+def test_no_file_is_left_out_of_a_bundle(tmp_path: Path, name: str, way_out: str) -> None:
+    """What lies beside the policies and looks like a part of them does not vanish silently."""
+    write(tmp_path, {"good.cedar": PERMIT})
+    write((tmp_path / name).parent, {Path(name).name: PERMIT})
 
-    with pytest.raises(InvalidPolicy, match=paths[-1].name):
-        write_bundle(tmp_path / "bundle", paths)
+    assert problems(tmp_path) == [f"{tmp_path / name}: would be ignored; {way_out}"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a.txt", "tests/a/b.yaml", "x/a.cedar", "../a.cedar", "/a.cedar", "facts.yml"]
+)
+def test_only_files_of_a_bundle_are_taken(name: str) -> None:
+    """Whatever somebody proposes, nothing but the files of a bundle becomes one."""
+    with pytest.raises(InvalidPolicy, match="would be ignored"):
+        Bundle.of_files({"a.cedar": PERMIT, name: PERMIT.replace("everything", "other")})
+
+
+def test_a_schema_that_does_not_follow_is_refused() -> None:
+    """The schema in a bundle is the one that the gateway uses, or the bundle is refused."""
+    schema = Bundle.of_files({"a.cedar": PERMIT}).files["schema.cedarschema"]
+
+    with pytest.raises(InvalidPolicy, match=r"schema\.cedarschema: is not the schema"):
+        Bundle.of_files({"a.cedar": PERMIT, "schema.cedarschema": schema + "// mine"})

@@ -1,0 +1,152 @@
+"""A bundle and a roster: what policy says of one message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import cedarpy
+import msgspec
+
+from tidegate_policy.obligations import NONE, Obligations, merge
+from tidegate_policy.roster import Roster
+from tidegate_schemas.subjects import Kind
+
+from .evaluate import Evaluator
+from .schema import RESOURCES
+
+if TYPE_CHECKING:
+    from .contents import Bundle
+
+
+class Question(NamedTuple):
+    """Everything that an answer of policy depends on.
+
+    Attributes:
+        by: who asks; `team.name`.
+        kind, to, type: of the message.
+        in_run: it belongs to a run of a blueprint.
+        delegated: it is sent on behalf of somebody else.
+        blueprint: of its run; empty where there is none.
+        dataclassification: of the envelope.
+        data: declared facts, as `Facts.of` gives them.
+    """
+
+    by: str
+    kind: Kind
+    to: str
+    type: str
+    in_run: bool = False
+    delegated: bool = False
+    blueprint: str = ""
+    dataclassification: str | None = None
+    data: Mapping[str, Any] | None = None
+
+
+class Answer(NamedTuple):
+    """What policy says.
+
+    Attributes:
+        allowed: by the policies in force, those without `@shadow`.
+        policies: ids of those that decided, sorted.
+        error: of the engine; what fails is not allowed.
+        obligations: of all permits that let it through; of a denied message what to redact.
+        learned: nothing permits it but policies that bear `@learn`.
+        shadow: verdict and deciding policies as they would be with those that bear `@shadow`;
+            None where they change nothing.
+    """
+
+    allowed: bool
+    policies: tuple[str, ...]
+    error: str = ""
+    obligations: Obligations = NONE
+    learned: bool = False
+    shadow: tuple[bool, tuple[str, ...]] | None = None
+
+
+class Snapshot:
+    """A bundle that speaks of a roster. Never changes.
+
+    Attributes:
+        bundle: the policies.
+        roster: who takes part.
+    """
+
+    def __init__(self, bundle: Bundle, roster: Roster) -> None:
+        self.bundle = bundle
+        self.roster = roster
+        entities = msgspec.json.encode(bundle.groups.entities(roster)).decode()
+        self._entities = cedarpy.Entities.from_json_str(entities, bundle.schema)
+
+    def ask(self, question: Question) -> Answer:
+        """Authorize a message."""
+        bundle, kind, to = self.bundle, question.kind, question.to
+        context: dict[str, Any] = {
+            "to": to,
+            "type": question.type,
+            "in_run": question.in_run,
+            "delegated": question.delegated,
+            "blueprint": question.blueprint,
+        }
+        if question.dataclassification is not None:
+            context["dataclassification"] = question.dataclassification
+        if question.data is not None:
+            context["data"] = question.data
+        action = bundle.facts.action(kind, to)
+        request = question.by, action, (RESOURCES[kind], to), context
+        said = self._enforced.ask(*request)
+        deciding = [bundle.rules[name] for name in said.policies]
+        if said.allowed:
+            obligations = merge(rule.obligations for rule in deciding)
+        elif self._redacting:
+            masked = self._redacting.ask(*request)
+            # Whether one that fails would match, nobody knows. The record is for ever.
+            doubt = masked.error or (said.error and not said.policies)
+            obligations = (
+                self.precautions(kind, to)
+                if doubt
+                else merge(bundle.rules[name].redacts for name in masked.policies)
+            )
+        else:
+            obligations = NONE
+        shadow = None
+        if self._shadowed:
+            other = self._shadowed.ask(*request)
+            if (other.allowed, other.policies) != (said.allowed, said.policies):
+                shadow = other.allowed, other.policies
+        return Answer(
+            said.allowed,
+            said.policies,
+            said.error,
+            obligations,
+            said.allowed and all(rule.learn for rule in deciding),
+            shadow,
+        )
+
+    def precautions(self, kind: Kind, to: str) -> Obligations:
+        """What to redact of a message that policy cannot be asked about.
+
+        Of every policy in force that might be for it; who sent it and what it says is left out.
+        """
+        action = self.bundle.facts.action(kind, to)
+        rules = self.bundle.rules
+        names = sorted(self.bundle.redacting.trees)
+        return merge(rules[name].redacts for name in names if rules[name].covers(action))
+
+    @cached_property
+    def _enforced(self) -> Evaluator:
+        return Evaluator(self.bundle.enforced, self.bundle.schema, self._entities)
+
+    @cached_property
+    def _shadowed(self) -> Evaluator | None:
+        bundle = self.bundle
+        if len(bundle.enforced.trees) == len(bundle.rules):
+            return None
+        return Evaluator(bundle.everything, bundle.schema, self._entities)
+
+    @cached_property
+    def _redacting(self) -> Evaluator | None:
+        if not self.bundle.redacting.trees:
+            return None
+        return Evaluator(self.bundle.redacting, self.bundle.schema, self._entities)
