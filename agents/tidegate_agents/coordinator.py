@@ -29,7 +29,7 @@ from tidegate_schemas.errors import Denied, InvalidInput, InvalidRecord, Rejecte
 from tidegate_schemas.subjects import Kind
 
 from .fold import Fold
-from .run import Announce, Command, Dispatch, Timer
+from .run import Announce, Command, Dispatch, Timer, behalf
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.coordinator")
 
@@ -219,7 +219,8 @@ class Coordinator:
                 about |= _attempt(command)
                 return self._envelope(vocabulary.RUN_TIMEOUT, None, id=command.id, **about)
             case Dispatch():
-                about |= {"kind": Kind.TASK.value, "to": command.task}
+                about |= {"kind": Kind.TASK.value, "to": command.task, "blueprint": run.digest}
+                about["onbehalfof"] = behalf(run)
                 about |= _attempt(command)
                 return self._envelope(command.task, command.data, id=command.id, **about)
 

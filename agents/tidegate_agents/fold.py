@@ -20,6 +20,7 @@ from tidegate_schemas.blueprint import Blueprint
 from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidEnvelope, InvalidInput
+from tidegate_schemas.governance import Order, Target, What
 from tidegate_schemas.identity import Registration, Revocation
 from tidegate_schemas.record import Record
 from tidegate_schemas.subjects import Kind, Principal, Verdict
@@ -46,6 +47,7 @@ _CONTROLS = frozenset(
         vocabulary.IDENTITY_REVOKE,
         vocabulary.RUN_START,
         vocabulary.RUN_CANCEL,
+        vocabulary.CONTROL_KILL,
     )
 )
 _OWN_CONTROLS = frozenset((vocabulary.BLUEPRINT_REGISTER, vocabulary.RUN_TIMEOUT))
@@ -76,6 +78,17 @@ class _Cancel(msgspec.Struct):
 
 class _DeadLetter(msgspec.Struct):
     error: str
+
+
+def _ends(target: Target, run: Run) -> bool:
+    """Whether the kill of a target ends a run; of other targets its tasks are denied."""
+    match target.what:
+        case What.RUN:
+            return target.name == run.id
+        case What.BLUEPRINT:
+            return target.name == run.blueprint.blueprint
+        case _:
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +206,10 @@ class Fold:
                 cancel = envelope.payload(_Cancel)
                 reason = cancel.reason or f"cancelled by {record.by}"
                 return partial(self._advance, cancel.run, Cancelled(time, reason))
+            case Kind.CONTROL, vocabulary.CONTROL_KILL:
+                order = envelope.payload(Order)
+                reason = order.reason or f"killed by {record.by}"
+                return partial(self._kill, Target.parse(order.target), Cancelled(time, reason))
             case Kind.EVENT, to if record.by != self._coordinator:
                 event = _event(record, envelope)
                 return partial(
@@ -221,6 +238,10 @@ class Fold:
                 return Failed(*at, record.by, envelope.payload(_DeadLetter).error)
             case _:
                 raise InvalidEnvelope("malformed", f"{envelope.type[:80]!r} is no type of result")
+
+    def _kill(self, target: Target, fact: Cancelled) -> tuple[str, ...]:
+        ended = [name for name, run in self.runs.items() if _ends(target, run)]
+        return tuple(changed for name in ended for changed in self._advance(name, fact))
 
     def _provide(self, principal: str, capabilities: tuple[str, ...]) -> tuple[str, ...]:
         others = {c: who for c, who in self.providers.items() if who != principal}
@@ -280,6 +301,7 @@ def _event(record: Record, envelope: Envelope) -> dict[str, Any]:
         "subject": envelope.subject,
         "time": envelope.time,
         "by": record.by,
+        "onbehalfof": envelope.onbehalfof,
         "data": envelope.payload(),
     }
 

@@ -276,6 +276,14 @@ def due(run: Run) -> tuple[Command, ...]:
     return () if run.announced else (Announce(run.id, run.status, run.output, run.error),)
 
 
+def behalf(run: Run) -> str | None:
+    """`onbehalfof` of its tasks: that of what started it, behind who did where it delegates."""
+    chain = [run.event["by"]] if run.blueprint.delegate else []
+    if given := run.event["onbehalfof"]:
+        chain.append(given)
+    return ",".join(chain) or None
+
+
 def _outstanding(run: Run) -> Iterator[Command]:
     for name, state in run.steps.items():
         if state.status != "running":

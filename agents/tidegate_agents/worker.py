@@ -351,6 +351,7 @@ def _caused_by(cause: Envelope, envelope: Envelope) -> Envelope:
         envelope,
         correlationid=envelope.correlationid or cause.correlationid or cause.id,
         causationid=envelope.causationid or cause.id,
+        onbehalfof=envelope.onbehalfof or cause.onbehalfof,  # rights shrink along the way
     )
 
 

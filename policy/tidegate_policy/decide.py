@@ -1,41 +1,54 @@
 """The pure core of the gateway: one submission in, one decision out.
 
 No I/O and no clock: what it decides follows from its arguments alone, so an auditor who has the
-ledger and the bundles can decide again and must come to the same verdicts.
+ledger can decide again and must come to the same verdicts.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
 from tidegate_bus.ingress import Submission
+from tidegate_schemas import vocabulary
 from tidegate_schemas.clock import rfc3339
-from tidegate_schemas.envelope import Envelope, decode
-from tidegate_schemas.errors import InvalidEnvelope
+from tidegate_schemas.envelope import Envelope, decode, encode
+from tidegate_schemas.errors import InvalidEnvelope, InvalidName
 from tidegate_schemas.record import VERSION, Ingress, Reason, Receipt, Record, Why
-from tidegate_schemas.subjects import NOWHERE, Kind, Verdict
+from tidegate_schemas.subjects import NOWHERE, Kind, Principal, Verdict
 
-from .bundle import Question, Snapshot
-from .roster import Roster, change_of
-from .window import First, Window
+from .bundle import Answer, Question
+from .commands import check_command
+from .controls import Level
+from .holds import Hold
+from .obligations import Obligations, costs_of, merge
+from .redaction import redact
+from .state import State
+from .window import First
 
 MAX_LIMIT = 512 * 1024
 """Highest limit that can be set. The record of a message of this size is still one that the broker
 takes, also when the message could not be read and is kept as base64."""
 
+_MAX_CHAIN = 8
 _WHITESPACE = b" \t\n\r"  # of JSON
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the gateway takes. `envelope_bytes` is the largest envelope."""
+    """What the gateway takes.
+
+    Attributes:
+        envelope_bytes: the largest envelope.
+        report: whether a bundle is activated only with a report of what it changes.
+    """
 
     envelope_bytes: int
+    report: bool = False
 
     def __post_init__(self) -> None:
         if self.envelope_bytes > MAX_LIMIT:
@@ -44,9 +57,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What becomes of a submission, and why.
+    """What becomes of a message, and why.
 
-    `first` is set for a duplicate, `roster` where the message changes who takes part.
+    Attributes:
+        first: what is known of it already, for a duplicate.
+        obligations: what its record says that it obliges to.
+        envelope: the message; None where it could not be read.
+        redacted: whether `envelope` is less than what was submitted.
     """
 
     verdict: Verdict
@@ -55,23 +72,22 @@ class Decision:
     to: str = NOWHERE
     policies: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
+    obligations: tuple[str, ...] = ()
     envelope: Envelope | None = None
+    redacted: bool = False
     first: First | None = None
-    roster: Roster | None = None
 
 
-def decide(
-    snapshot: Snapshot, limits: Limits, submission: Submission, window: Window, now: int
-) -> Decision:
+def decide(state: State, limits: Limits, submission: Submission, now: int) -> Decision:
     """Decide about a submission.
 
     Args:
-        snapshot: the policies in force, and who takes part.
+        state: what the ledger says before it.
         limits: the gateway's own limits.
         submission: what the broker stored, and who it let through.
-        window: what was seen before this submission.
         now: ns since 1970; becomes the time of the record.
     """
+    by = submission.by
     try:
         if submission.reserved:  # a record that was handed out, or something that looks like one
             raise InvalidEnvelope(
@@ -81,55 +97,241 @@ def decide(
         kind, to = envelope.destination()
     except InvalidEnvelope as error:
         return _unreadable(submission.payload, error)
+    message = _Message(state, limits, by, kind, to, envelope, now)
+    if by == str(vocabulary.GATEWAY) and (kind, to) == (Kind.CONTROL, vocabulary.CLOCK_TICK):
+        return message.says(Verdict.ALLOW, Reason.TIME_PASSED)
+    if by in state.roster.members:
+        first = state.window.find(by, envelope.id, now) or state.holds.find(by, envelope.id)
+        if first is not None:
+            repeated = message.says(Verdict.DUPLICATE, Reason.REPEATED)
+            return replace(repeated, first=first)
+    return message.judge(None)
 
-    def deny(reason: str, detail: str = "", policies: tuple[str, ...] = ()) -> Decision:
-        facts = {"detail": detail} if detail else {}
-        return Decision(Verdict.DENY, reason, kind, to, policies, facts, envelope)
 
-    if submission.by not in snapshot.roster.members:
-        return deny(Reason.UNKNOWN_SENDER, f"{submission.by} is not in the roster")
-    first = window.find(submission.by, envelope.id, now)
-    if first is not None:
-        return Decision(
-            Verdict.DUPLICATE, Reason.REPEATED, kind, to, envelope=envelope, first=first
-        )
-    expires = envelope.expires()
-    if expires is not None and expires <= now:
-        return deny(Reason.EXPIRED, f"expired at {envelope.expirytime}")
-    if kind is Kind.TASK and to not in snapshot.roster.providers:
-        return deny(Reason.UNKNOWN_DESTINATION, f"no agent provides {to}")
-    if kind is Kind.RESULT and to not in snapshot.roster.members:
-        return deny(Reason.UNKNOWN_DESTINATION, f"{to} is not in the roster")
-    try:
-        data = snapshot.bundle.facts.of(kind, to, envelope)
-    except InvalidEnvelope as error:
-        return deny(error.code, error.detail)
-    answer = snapshot.ask(
-        Question(
-            submission.by,
-            kind,
-            to,
-            envelope.type,
-            in_run=envelope.runid is not None,
-            dataclassification=envelope.dataclassification,
-            data=data,
-        )
-    )
-    if answer.error:
-        return deny(Reason.POLICY_ERROR, answer.error, answer.policies)
-    if not answer.allowed:
-        if answer.policies:
-            return deny(Reason.FORBIDDEN, "", answer.policies)
-        return deny(Reason.NOT_PERMITTED, f"no policy permits {submission.by} this {kind} to {to}")
-    roster = None
-    if kind is Kind.CONTROL:
+def resolve(state: State, limits: Limits, hold: Hold, now: int) -> Decision | None:
+    """Decide again about what waits, under the policies in force now; None if it must wait on.
+
+    What it needs of limits it has taken already, when it was held.
+    """
+    message = _Message(state, limits, hold.by, hold.kind, hold.to, hold.envelope, now)
+    if hold.over:
+        return message.says(Verdict.DENY, Reason.RUN_OVER, "its run has ended meanwhile")
+    if hold.refused:
+        return message.says(Verdict.DENY, Reason.APPROVAL_REFUSED, f"by {hold.refused}")
+    if hold.expires is not None and hold.expires <= now:
+        when = rfc3339(hold.expires)
+        return message.says(Verdict.DENY, Reason.APPROVAL_EXPIRED, f"nobody agreed before {when}")
+    decision = message.judge(hold)
+    return None if decision.verdict is Verdict.HOLD else decision
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """A message that is looked at, and what it is looked at with."""
+
+    state: State
+    limits: Limits
+    by: str
+    kind: Kind
+    to: str
+    envelope: Envelope
+    now: int
+
+    def judge(self, hold: Hold | None) -> Decision:
+        """Everything but whether it was seen before. `hold` is what it waits in, if it does."""
+        state, envelope, kind, to = self.state, self.envelope, self.kind, self.to
+        if self.by not in state.roster.members:
+            return self._deny(Reason.UNKNOWN_SENDER, f"{self.by} is not in the roster")
+        expires = envelope.expires()
+        if expires is not None and expires <= self.now:
+            return self._deny(Reason.EXPIRED, f"expired at {envelope.expirytime}")
+        if kind is Kind.TASK and to not in state.roster.providers:
+            return self._deny(Reason.UNKNOWN_DESTINATION, f"no agent provides {to}")
+        if kind is Kind.RESULT and to not in state.roster.members:
+            return self._deny(Reason.UNKNOWN_DESTINATION, f"{to} is not in the roster")
+        stopped = state.stopped(self.by, kind, to, envelope)
+        if stopped and (stopped[0] is Level.KILLED or kind is Kind.CONTROL):
+            return self._deny(stopped[0].word, f"{stopped[1]} is {stopped[0].word}")
         try:
-            change = change_of(to, envelope)
-            roster = snapshot.roster.after(change) if change else None
-        except InvalidEnvelope as error:  # a command that nobody can follow is not admitted
-            return deny(Reason.INVALID_COMMAND, error.detail, answer.policies)
-    return Decision(
-        Verdict.ALLOW, Reason.PERMITTED, kind, to, answer.policies, envelope=envelope, roster=roster
+            chain = _chain(envelope, state)
+            blueprint = self._blueprint()
+            answer = self._ask(chain, blueprint)
+        except InvalidEnvelope as error:
+            return self._deny(error.code, error.detail)
+        return self._weigh(answer, stopped, hold)
+
+    def says(
+        self, verdict: Verdict, reason: str, detail: str = "", answer: Answer | None = None
+    ) -> Decision:
+        """A decision. What no policy has judged is redacted by all that might be for it."""
+        facts: dict[str, Any] = {"detail": detail} if detail else {}
+        if answer is None:
+            policies: tuple[str, ...] = ()
+            obligations = self.state.snapshot.precautions(self.kind, self.to)
+        else:
+            policies, obligations = answer.policies, answer.obligations
+            if answer.shadow is not None:
+                allowed, deciding = answer.shadow
+                shadow = Verdict.ALLOW if allowed else Verdict.DENY
+                facts["shadow"] = {"verdict": shadow, "policies": list(deciding)}
+        envelope = self.envelope
+        if obligations.redactions:
+            envelope = redact(envelope, obligations.pointers)
+        # Limits and approvals are of what goes on or waits.
+        if verdict not in (Verdict.ALLOW, Verdict.HOLD):
+            obligations = Obligations(redactions=obligations.redactions)
+        return Decision(
+            verdict,
+            reason,
+            self.kind,
+            self.to,
+            policies,
+            facts,
+            obligations.texts(),
+            envelope,
+            envelope is not self.envelope,
+        )
+
+    def _deny(self, reason: str, detail: str, answer: Answer | None = None) -> Decision:
+        return self.says(Verdict.DENY, reason, detail, answer)
+
+    def _blueprint(self) -> str:
+        """Name of the blueprint that the message belongs to.
+
+        Only the coordinator is believed, and asks in a run for nothing but what its step declares.
+
+        Raises:
+            InvalidEnvelope: code `outside_blueprint`.
+        """
+        envelope, blueprints = self.envelope, self.state.blueprints
+        if self.by != str(vocabulary.COORDINATOR) or envelope.blueprint is None:
+            return ""
+        declared = blueprints.capability(envelope.blueprint, envelope.stepid or "")
+        if self.kind is Kind.TASK and declared != self.to:
+            step = f"step {envelope.stepid or ''!r} of blueprint {envelope.blueprint[:80]!r}"
+            asks = f"asks for {declared}" if declared else "is not registered"
+            raise InvalidEnvelope(Reason.OUTSIDE_BLUEPRINT, f"{step} {asks}, not for {self.to}")
+        return blueprints.name(envelope.blueprint)
+
+    def _ask(self, chain: tuple[str, ...], blueprint: str) -> Answer:
+        """What policy says of the sender and of everybody on whose behalf it sends.
+
+        Raises:
+            InvalidEnvelope: code `invalid_facts`; policy cannot see what it must.
+        """
+        envelope, snapshot = self.envelope, self.state.snapshot
+        question = Question(
+            self.by,
+            self.kind,
+            self.to,
+            envelope.type,
+            envelope.runid is not None,
+            False,
+            blueprint,
+            envelope.dataclassification,
+            snapshot.bundle.facts.of(self.kind, self.to, envelope),
+        )
+        answer = snapshot.ask(question)
+        for principal in chain:
+            if not answer.allowed:
+                break
+            behind = snapshot.ask(question._replace(by=principal, delegated=True))
+            answer = _both(answer, behind)
+        return answer
+
+    def _weigh(
+        self, answer: Answer, stopped: tuple[Level, Any] | None, hold: Hold | None
+    ) -> Decision:
+        """What follows from what policy says."""
+        state, obligations = self.state, answer.obligations
+        if answer.error:
+            return self._deny(Reason.POLICY_ERROR, answer.error, answer)
+        if not answer.allowed:
+            if answer.policies:
+                return self._deny(Reason.FORBIDDEN, "", answer)
+            detail = f"no policy permits {self.by} this {self.kind} to {self.to}"
+            return self._deny(Reason.NOT_PERMITTED, detail, answer)
+        if obligations.redactions and self.envelope.data_base64 is not None:
+            detail = "`data_base64` cannot be redacted; send `data`"
+            return self._deny(Reason.INVALID_FACTS, detail, answer)
+        if self.kind is Kind.CONTROL:
+            try:  # a command that nobody can follow is not admitted
+                check_command(state, self.limits, self.by, self.to, self.envelope, self.now)
+            except InvalidEnvelope as error:
+                return self._deny(Reason.INVALID_COMMAND, error.detail, answer)
+        if hold is None:
+            limits = (*obligations.rates, *obligations.budgets)
+            if limits and (over := self._exceeded(limits)):
+                return self._deny(*over, answer)
+        waits = self._waits(answer, stopped, hold)
+        if waits is not None:
+            if hold is None and state.holds.full:
+                return self._deny(Reason.TOO_MANY_HELD, "too much waits already", answer)
+            return waits
+        reason = Reason.LEARNED if answer.learned else Reason.PERMITTED
+        if hold is None:
+            return self.says(Verdict.ALLOW, reason, "", answer)
+        reason = Reason.APPROVED if hold.approvals else Reason.RELEASED
+        allowed = self.says(Verdict.ALLOW, reason, "", answer)
+        if hold.grants:
+            allowed.facts["approved"] = sorted(hold.grants)
+        return allowed
+
+    def _exceeded(self, limits: Any) -> tuple[str, str] | None:
+        charged = self.state.charged(self.by, self.kind, self.to, self.envelope)
+        costs = costs_of(self.envelope.costs)
+        return self.state.meters.exceeded(limits, charged, costs, self.now)
+
+    def _waits(
+        self, answer: Answer, stopped: tuple[Level, Any] | None, hold: Hold | None
+    ) -> Decision | None:
+        """The decision that it must wait, or that it waits for what nobody was asked."""
+        state, bundle = self.state, self.state.snapshot.bundle.digest
+        needed = [
+            rule
+            for rule in answer.obligations.approvals
+            if hold is None or not hold.agreed(rule, bundle, state.roster)
+        ]
+        if needed and hold is not None and not set(needed) <= set(hold.approvals):
+            detail = "the rules have changed while it waited; send it again"
+            return self._deny(Reason.APPROVAL_REQUIRED, detail, answer)
+        if needed:
+            said = "; ".join(str(rule).partition(":")[2].partition("#")[0] for rule in needed)
+            return self.says(Verdict.HOLD, Reason.APPROVAL_REQUIRED, said, answer)
+        if stopped:
+            detail = f"{stopped[1]} is {stopped[0].word}"
+            return self.says(Verdict.HOLD, stopped[0].word, detail, answer)
+        return None
+
+
+def _chain(envelope: Envelope, state: State) -> tuple[str, ...]:
+    """On whose behalf a message is sent.
+
+    Raises:
+        InvalidEnvelope: code `invalid_delegation`.
+    """
+    if envelope.onbehalfof is None:
+        return ()
+    chain = tuple(envelope.onbehalfof.split(","))
+    try:
+        if len(chain) > _MAX_CHAIN or len(set(chain)) != len(chain):
+            raise InvalidName(f"at most {_MAX_CHAIN} principals, each once")
+        for name in chain:
+            if str(Principal.parse(name)) not in state.roster.members:
+                raise InvalidName(f"{name} is not in the roster")
+    except InvalidName as error:
+        raise InvalidEnvelope(Reason.INVALID_DELEGATION, f"`onbehalfof`: {error}") from None
+    return chain
+
+
+def _both(one: Answer, other: Answer) -> Answer:
+    """What is permitted to both; what decided, decided for either."""
+    policies = tuple(sorted({*one.policies, *other.policies}))
+    if not other.allowed:
+        return other
+    obligations = merge((one.obligations, other.obligations))
+    return one._replace(
+        policies=policies, obligations=obligations, learned=one.learned or other.learned
     )
 
 
@@ -144,34 +346,51 @@ def _unreadable(payload: bytes, error: InvalidEnvelope) -> Decision:
 def record(
     decision: Decision,
     submission: Submission,
-    snapshot: Snapshot,
+    bundle: str,
     *,
     log: str,
     seq: int,
     epoch: int,
     now: int,
+    n: int = 0,
+    held: int | None = None,
 ) -> Record:
     """The record of a decision, to be stored at `seq`.
 
     It holds the envelope byte for byte, without the white space around it: that is no part of a
-    JSON value, and a reader of the record could not tell it from the record's own.
+    JSON value, and a reader of the record could not tell it from the record's own. What was
+    redacted is not in it.
+
+    Args:
+        decision: what was decided.
+        submission: about what; for the end of a hold, who sent what was held, and its bytes.
+        bundle: digest of the policies in force.
+        log: name of the log.
+        seq: where it goes.
+        epoch: number of this start.
+        now: ns since 1970.
+        n: number of the consequence.
+        held: sequence of the hold that ends.
     """
-    readable = decision.envelope is not None
-    keep_raw = not readable and decision.reason != Reason.OVERSIZED
+    envelope: Any = msgspec.UNSET
+    if decision.envelope is not None:
+        text = encode(decision.envelope) if decision.redacted else submission.payload
+        envelope = msgspec.Raw(text.strip(_WHITESPACE))
+    keep_raw = decision.envelope is None and decision.reason != Reason.OVERSIZED
     return Record(
         v=VERSION,
         log=log,
         seq=seq,
         time=rfc3339(now),
         epoch=epoch,
-        ingress=Ingress(submission.seq, 0, rfc3339(submission.time)),
+        ingress=Ingress(submission.seq, n, rfc3339(submission.time)),
         by=submission.by,
         kind=decision.kind,
         to=decision.to,
         verdict=decision.verdict,
-        why=Why(decision.policies, decision.reason, snapshot.bundle.digest, (), decision.facts),
-        first=decision.first.seq if decision.first else None,
-        envelope=msgspec.Raw(submission.payload.strip(_WHITESPACE)) if readable else msgspec.UNSET,
+        why=Why(decision.policies, decision.reason, bundle, decision.obligations, decision.facts),
+        first=decision.first.seq if decision.first else held,
+        envelope=envelope,
         raw=base64.b64encode(submission.payload).decode() if keep_raw else None,
     )
 

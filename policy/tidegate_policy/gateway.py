@@ -11,9 +11,9 @@ import contextlib
 import hashlib
 import time
 from collections import Counter as Tally
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -22,28 +22,21 @@ from prometheus_client import Counter, Gauge, Histogram
 from tidegate_bus.appender import MAX_BATCH, FastAppender, LedgerAppender
 from tidegate_bus.connection import Connection
 from tidegate_bus.ingress import IngressReader, PulledIngress, Submission
-from tidegate_bus.ledger import LedgerReader, StoredRecord
+from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.tasks import end
 from tidegate_bus.telemetry import Health
 from tidegate_schemas import subjects
-from tidegate_schemas.clock import parse_rfc3339
-from tidegate_schemas.errors import (
-    Fenced,
-    InvalidEnvelope,
-    InvalidName,
-    InvalidRecord,
-    LedgerError,
-    LedgerGap,
-    TidegateError,
-    Unavailable,
-)
-from tidegate_schemas.identity import IDENTITY_COMMANDS
-from tidegate_schemas.record import Receipt, Record, encode_receipts, encode_record
-from tidegate_schemas.subjects import Kind, Principal
+from tidegate_schemas.envelope import Envelope, encode
+from tidegate_schemas.errors import Fenced, InvalidName, LedgerGap, TidegateError, Unavailable
+from tidegate_schemas.record import Ingress, Receipt, encode_receipts
+from tidegate_schemas.subjects import Principal
+from tidegate_schemas.vocabulary import CLOCK_TICK, GATEWAY
 
+from . import recall
 from .bundle import Snapshot
-from .decide import Limits, decide, receipt, record
-from .roster import Roster, follow
+from .decide import Limits
+from .desk import Desk, Entry
+from .state import State
 from .trimmer import Trimmer
 from .window import Window
 
@@ -57,12 +50,12 @@ _TURN_SECONDS = 0.05
 """Deciding goes on for so long before what else there is to do has a turn. A large message of many
 brackets takes tens of ms, and the broker lets go a gateway that reads nothing for 5 s."""
 _OTHERS_SECONDS = 0.005
-_DRIFT_SECONDS = 60.0
-"""By how much the clocks of gateway and broker may drift apart within the dedupe window."""
+_TICK_SECONDS = 1.0
 
 RECORDS = Counter("tidegate_records", "Records written to the ledger", ["verdict", "kind"])
 TAIL = Gauge("tidegate_ledger_seq", "Sequence of the last record")
 REMEMBERED = Gauge("tidegate_dedupe_entries", "Envelope ids that are remembered")
+HELD = Gauge("tidegate_held", "Messages that wait for an approval or the end of a pause")
 DECIDED = Histogram(
     "tidegate_submission_seconds",
     "From the submission's storage to its record's",
@@ -93,11 +86,20 @@ class GatewaySettings:
 class _Batch:
     """Records on their way to the ledger, and what to do once they are stored."""
 
-    stored: asyncio.Future[int]
-    leaves: list[bytes]
-    verdicts: Tally[tuple[str, str]]
-    receipts: dict[str, list[Receipt]]
-    submissions: list[Submission]
+    entries: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])
+    leaves: list[bytes] = field(default_factory=list[bytes])
+    verdicts: Tally[tuple[str, str]] = field(default_factory=Tally[tuple[str, str]])
+    receipts: dict[str, list[Receipt]] = field(default_factory=dict[str, list[Receipt]])
+    submissions: list[Submission] = field(default_factory=list[Submission])
+    stored: asyncio.Future[int] | None = None
+
+    def add(self, entry: Entry) -> None:
+        """One more record."""
+        made = entry.record
+        self.entries.append((entry.subject, entry.payload))
+        self.leaves.append(_digest(entry.payload))
+        self.verdicts[made.verdict, made.kind] += 1
+        self.receipts.setdefault(made.by, []).append(entry.receipt)
 
 
 class Gateway:
@@ -106,13 +108,22 @@ class Gateway:
     def __init__(
         self,
         connection: Connection,
-        snapshot: Snapshot,
+        genesis: Snapshot,
         settings: GatewaySettings,
         health: Health,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
+        """See the class.
+
+        Args:
+            connection: as `tidegate.gateway`.
+            genesis: policies and roster in force while the ledger names none.
+            settings: how it works.
+            health: told how it is.
+            clock: ns since 1970.
+        """
         self._connection = connection
-        self._snapshot = snapshot
+        self._genesis = genesis
         self._settings = settings
         self._health = health
         self._clock = clock
@@ -149,11 +160,14 @@ class Gateway:
         """Recover from the tail, then work."""
         settings = self._settings
         last = await self._reader.last()
-        tail = _read(last) if last else None
+        tail = recall.read(last) if last else None
         seq, after, epoch = (tail.seq, tail.ingress.seq, tail.epoch + 1) if tail else (0, 0, 1)
         await self._check_since(seq)
-        window = await self._recall(behind=last.stored - _time(tail) if last and tail else 0)
-        snapshot = self._snapshot.bundle.snapshot(await self._members(seq))
+        state = self._begin()
+        if last:
+            partition, now = settings.partition, self._clock()
+            state = await recall.recall(self._reader, self._begin, partition, last, now)
+        desk = Desk(state, settings.limits, settings.log, settings.partition, epoch, seq)
         async with contextlib.AsyncExitStack() as stack:
             ingress = await PulledIngress.open(
                 self._connection, after=after, partition=settings.partition
@@ -166,20 +180,27 @@ class Gateway:
                 ledger_seq=seq,
                 ingress_seq=after,
                 epoch=epoch,
-                remembered=len(window),
-                bundle=snapshot.bundle.digest,
-                members=len(snapshot.roster.members),
+                remembered=len(state.window),
+                bundle=state.library.active,
+                members=len(state.roster.members),
+                held=len(state.holds),
             )
             self._ready.set()
             self._unconfirmed.append(set())
             batches: asyncio.Queue[_Batch] = asyncio.Queue(_PIPELINED)
             trimmer = Trimmer(ingress)
             await _until_one_fails(
-                self._decide(snapshot, ingress, appender, window, batches, seq, epoch),
+                self._decide(desk, tail.ingress if tail else None, ingress, appender, batches),
                 self._confirm(batches, trimmer),
                 trimmer.run(),
-                self._beat(window),
+                self._tick(state),
+                self._beat(state),
             )
+
+    def _begin(self) -> State:
+        """The state before the first record."""
+        settings = self._settings
+        return State(self._genesis, Window(settings.dedupe_window, settings.dedupe_entries))
 
     async def _check_since(self, tail: int) -> None:
         """Check that since the last confirmation nobody wrote but us, and nothing was lost."""
@@ -192,86 +213,40 @@ class Gateway:
                     raise Fenced(self._stored, f"record {stored.seq} is of somebody else")
         self._stored = tail
 
-    async def _recall(self, behind: int) -> Window:
-        """The dedupe window, from the ledger.
-
-        Args:
-            behind: by how much, in ns, the last record was stored after it was made. Records
-                are found by the broker's clock, which may be another one.
-        """
-        settings = self._settings
-        window = Window(settings.dedupe_window, settings.dedupe_entries)
-        length = int((window.length + _DRIFT_SECONDS) * 1_000_000_000)
-        since = self._clock() + min(behind, 0) - length
-        async for stored in self._reader.read(since=max(since, 0)):
-            old = _read(stored)
-            try:
-                message = old.message()
-            except InvalidEnvelope as error:
-                raise _unreadable(stored, error) from error
-            if message is not None:
-                window.add_record(old, message.id, _time(old))
-        return window
-
-    async def _members(self, tail: int) -> Roster:
-        """Who takes part after the record `tail`."""
-        roster = self._snapshot.roster
-        commands = subjects.delivery(self._settings.partition, Kind.CONTROL, IDENTITY_COMMANDS)
-        async for stored in self._reader.read(filter=commands):
-            if stored.seq > tail:
-                break
-            try:
-                roster = follow(roster, _read(stored))
-            except InvalidEnvelope as error:
-                raise _unreadable(stored, error) from error
-        return roster
-
     async def _decide(
         self,
-        snapshot: Snapshot,
+        desk: Desk,
+        last: Ingress | None,
         ingress: IngressReader,
         appender: LedgerAppender,
-        window: Window,
         batches: asyncio.Queue[_Batch],
-        seq: int,
-        epoch: int,
     ) -> None:
-        settings = self._settings
-        waiting: list[Submission] = []
+        """Batch by batch; the policies are the same ones in all of a batch."""
+        entries = desk.go_on(last, self._clock()) if last else iter(())
+        waiting: deque[Submission] = deque()
         while True:
-            if waiting:  # its turn was over
-                await asyncio.sleep(_OTHERS_SECONDS)
-            else:
-                waiting = await ingress.next(MAX_BATCH)
+            batch = _Batch()
             now, turn = self._clock(), time.monotonic() + _TURN_SECONDS
-            submissions: list[Submission] = []
-            entries: list[tuple[str, bytes]] = []
-            verdicts: Tally[tuple[str, str]] = Tally()
-            receipts: defaultdict[str, list[Receipt]] = defaultdict(list)
-            for submission in waiting:
-                seq += 1
-                decision = decide(snapshot, settings.limits, submission, window, now)
-                made = record(
-                    decision, submission, snapshot, log=settings.log, seq=seq, epoch=epoch, now=now
-                )
-                if decision.envelope is not None:
-                    window.add_record(made, decision.envelope.id, now)
-                if decision.roster is not None:  # from the next submission on
-                    snapshot = snapshot.bundle.snapshot(decision.roster)
-                subject = subjects.ledger(
-                    settings.partition, decision.verdict, decision.kind, decision.to
-                )
-                submissions.append(submission)
-                entries.append((subject, encode_record(made)))
-                receipts[submission.by].append(receipt(decision, submission, seq))
-                verdicts[decision.verdict, decision.kind] += 1
-                if time.monotonic() >= turn:
+            while len(batch.entries) < MAX_BATCH:
+                entry = next(entries, None)
+                if entry is not None:
+                    batch.add(entry)
+                    if entry.switched or time.monotonic() >= turn:
+                        break
+                elif waiting:
+                    submission = waiting.popleft()
+                    batch.submissions.append(submission)
+                    entries = desk.take(submission, now)
+                else:
                     break
-            waiting = waiting[len(submissions) :]
-            leaves = [_digest(payload) for _, payload in entries]
-            self._unconfirmed[-1].update(leaves)
-            stored = await appender.append(entries)
-            await batches.put(_Batch(stored, leaves, verdicts, receipts, submissions))
+            if batch.entries:
+                self._unconfirmed[-1].update(batch.leaves)
+                batch.stored = await appender.append(batch.entries)
+                await batches.put(batch)
+                if waiting:  # its turn was over
+                    await asyncio.sleep(_OTHERS_SECONDS)
+            else:
+                waiting.extend(await ingress.next(MAX_BATCH))
 
     async def _confirm(self, batches: asyncio.Queue[_Batch], trimmer: Trimmer) -> None:
         """Once the ledger has the records: tell the senders, and let the submissions go."""
@@ -279,6 +254,7 @@ class Gateway:
         while True:
             batch = await batches.get()
             try:
+                assert batch.stored
                 seq = self._stored = await batch.stored
             except Fenced as error:
                 # Perhaps by us: a broker that was late stores what we have given up. Starting
@@ -300,12 +276,30 @@ class Gateway:
             now = self._clock()
             for submission in batch.submissions:
                 DECIDED.observe((now - submission.time) / 1e9)
-            trimmer.recorded(batch.submissions[-1].seq)
+            if batch.submissions:
+                trimmer.recorded(batch.submissions[-1].seq)
 
-    async def _beat(self, window: Window) -> None:
+    async def _tick(self, state: State) -> None:
+        """Say that time has passed, when something that is held has waited too long for it."""
+        subject = subjects.submission(GATEWAY)
         while True:
-            REMEMBERED.set(len(window))
-            self._health.beat(bundle=self._snapshot.bundle.digest)
+            await asyncio.sleep(_TICK_SECONDS)
+            now = self._clock()
+            if state.holds.expired(now):
+                tick = Envelope.new(
+                    CLOCK_TICK,
+                    source=f"tidegate:{GATEWAY}",
+                    id=f"tick:{now}",
+                    kind="control",
+                    to=CLOCK_TICK,
+                )
+                await self._connection.publish(subject, encode(tick))
+
+    async def _beat(self, state: State) -> None:
+        while True:
+            REMEMBERED.set(len(state.window))
+            HELD.set(len(state.holds))
+            self._health.beat(bundle=state.library.active, held=len(state.holds))
             await asyncio.sleep(_BEAT_SECONDS)
             # Not before: a start that fails again at its first append has mended nothing.
             nats = self._connection.nats
@@ -323,31 +317,6 @@ def _messages(receipts: list[Receipt]) -> Iterator[bytes]:
         middle = len(receipts) // 2
         yield from _messages(receipts[:middle])
         yield from _messages(receipts[middle:])
-
-
-def _read(stored: StoredRecord) -> Record:
-    """A record that a gateway wrote.
-
-    Raises:
-        LedgerError: it is none.
-    """
-    try:
-        old = stored.record()
-        _time(old)
-    except (InvalidRecord, ValueError) as error:
-        raise _unreadable(stored, error) from error
-    if old.seq != stored.seq:
-        raise _unreadable(stored, ValueError(f"it bears the sequence {old.seq}"))
-    return old
-
-
-def _time(old: Record) -> int:
-    """When it was made, ns since 1970."""
-    return parse_rfc3339(old.time)
-
-
-def _unreadable(stored: StoredRecord, error: Exception) -> LedgerError:
-    return LedgerError(f"ledger record {stored.seq} is not of a gateway: {error}")
 
 
 def _digest(payload: bytes) -> bytes:

@@ -18,8 +18,8 @@ _SWEEP = 10_000
 """After so many changes what no window holds any more is forgotten."""
 
 Limit = RateLimit | Budget
-Key = tuple[str, str, str]
-"""Policy, unit (empty for a rate) and whose."""
+Key = tuple[str, str, int, Scope, str]
+"""Policy, unit (empty for a rate), window in seconds, scope, and whose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +52,18 @@ class Charged:
 
 @dataclass(slots=True)
 class _Used:
-    """`amount` since `start` of a window of `seconds`; 0 seconds is for ever."""
+    """`amount` since `start`."""
 
     start: int
-    seconds: int
     amount: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Reservation:
-    """What an open task has reserved: the keys with window and amount. `worker` may settle it."""
+    """What an open task has reserved: keys with window and amount. `worker` may settle it."""
 
     worker: str
     time: int
-    run: str
     parts: tuple[tuple[Key, int, int], ...]
 
 
@@ -83,9 +81,7 @@ class Meters:
     def used(self, limit: Limit, charged: Charged, now: int) -> int:
         """What was used of a limit, in billionths (a rate: messages)."""
         used = self._used.get(_key(limit, charged))
-        if used is None or (used.start, used.seconds) != (_start(limit, now), limit.seconds):
-            return 0
-        return used.amount
+        return used.amount if used and used.start == _start(limit, now) else 0
 
     def exceeded(
         self, limits: Iterable[Limit], charged: Charged, costs: Mapping[str, int], now: int
@@ -123,13 +119,13 @@ class Meters:
             key, start = _key(limit, charged), _start(limit, now)
             more = 1 if isinstance(limit, RateLimit) else _asked(limit, costs)
             used = self._used.get(key)
-            if used is None or (used.start, used.seconds) != (start, limit.seconds):
-                used = self._used[key] = _Used(start, limit.seconds, 0)
+            if used is None or used.start != start:
+                used = self._used[key] = _Used(start, 0)
             used.amount += more
             if isinstance(limit, Budget) and limit.unit != "messages":
                 parts.append((key, start, more))
         if task and parts:
-            self._open[task] = _Reservation(charged.worker, now, charged.run, tuple(parts))
+            self._open[task] = _Reservation(charged.worker, now, tuple(parts))
         self._changes += 1
         if self._changes % _SWEEP == 0:
             self._sweep(now)
@@ -165,14 +161,8 @@ class Meters:
 
     def forget_run(self, run: str) -> None:
         """The run is over: nothing is counted in it any more."""
-        for key in [key for key, used in self._used.items() if not used.seconds and key[2] == run]:
+        for key in [key for key in self._used if key[3:] == (Scope.RUN, run)]:
             del self._used[key]
-        for task in [task for task, open_ in self._open.items() if open_.run == run]:
-            self._open[task] = self._windowed(self._open[task])
-
-    def _windowed(self, reservation: _Reservation) -> _Reservation:
-        parts = tuple(part for part in reservation.parts if part[0] in self._used)
-        return _Reservation(reservation.worker, reservation.time, "", parts)
 
     def _give_back(self, key: Key, start: int, amount: int) -> None:
         used = self._used.get(key)
@@ -180,13 +170,9 @@ class Meters:
             used.amount -= amount
 
     def _sweep(self, now: int) -> None:
-        over = [
-            key
-            for key, used in self._used.items()
-            if used.seconds and used.start + used.seconds * _SECOND <= now
-        ]
-        for key in over:
-            del self._used[key]
+        for key, used in list(self._used.items()):
+            if key[2] and used.start + key[2] * _SECOND <= now:
+                del self._used[key]
         for task, reservation in list(self._open.items()):
             if not any(part[0] in self._used for part in reservation.parts):
                 del self._open[task]
@@ -194,7 +180,7 @@ class Meters:
 
 def _key(limit: Limit, charged: Charged) -> Key:
     unit = limit.unit if isinstance(limit, Budget) else ""
-    return (limit.policy, unit, charged.whose(limit))
+    return (limit.policy, unit, limit.seconds, limit.scope, charged.whose(limit))
 
 
 def _start(limit: Limit, now: int) -> int:

@@ -65,6 +65,8 @@ class Blueprint(Document):
     version: Annotated[int, Field(ge=1, le=2**53 - 1)]
     description: str = ""
     on: Trigger | None = None
+    delegate: bool = False
+    """Tasks are given on behalf of who started the run: policy must permit them to both."""
     steps: Annotated[dict[StepName, Step], Field(min_length=1, max_length=200)]
     output: str | None = None
     """CEL: what the run yields; by default the output of the last step written."""

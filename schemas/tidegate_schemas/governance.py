@@ -1,15 +1,15 @@
 """What operators and approvers say to the gateway, and how the ledger keeps it.
 
-    policy.propose      control: a bundle; from here on the ledger has it, for ever
-    policy.activate     control: the bundle in force from the next record on
-    approval.grant      control: somebody agrees to a message that is held
-    approval.refuse     control: somebody does not
-    control.pause       control: new work for the target is parked
-    control.resume      control: it is not any more, and what was parked goes on in order
-    control.quarantine  control: what comes from the target or goes to it is parked
-    control.kill        control: what comes from the target or goes to it is denied
-    control.release     control: ends a quarantine or a kill
-    clock.tick          control, by the gateway: time has passed, and with it what waits in vain
+policy.propose      control: a bundle; from here on the ledger has it, for ever
+policy.activate     control: the bundle in force from the next record on
+approval.grant      control: somebody agrees to a message that is held
+approval.refuse     control: somebody does not
+control.pause       control: new work for the target is parked
+control.resume      control: it is not any more, and what was parked goes on in order
+control.quarantine  control: what comes from the target or goes to it is parked
+control.kill        control: what comes from the target or goes to it is denied
+control.release     control: ends a quarantine or a kill
+clock.tick          control, by the gateway: time has passed, and with it what waits in vain
 """
 
 from __future__ import annotations
@@ -105,8 +105,10 @@ class What(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Target:
-    """What a control is about: `bus`, `team:x`, `agent:x.y`, `capability:a.b`, `blueprint:x`, or
-    `run:id`."""
+    """What a control is about.
+
+    Written as `bus`, `team:x`, `agent:x.y`, `capability:a.b`, `blueprint:x` or `run:id`.
+    """
 
     what: What
     name: str = ""
@@ -124,19 +126,9 @@ class Target:
         word, _, name = text.partition(":")
         try:
             target = cls(What(word), name)
-            match target.what:
-                case What.BUS:
-                    good = not name and ":" not in text
-                case What.TEAM | What.BLUEPRINT:
-                    good = bool(_NAME.fullmatch(name))
-                case What.AGENT:
-                    good = bool(Principal.parse(name))
-                case What.CAPABILITY:
-                    good = bool(check_destination(name))
-                case What.RUN:
-                    good = 0 < len(name) <= _MAX_RUN and name.isprintable()
+            good = target._names_something() and text == str(target)
         except (ValueError, InvalidName):
-            good = False
+            target, good = cls(What.BUS), False
         if not good:
             raise InvalidEnvelope(
                 "data",
@@ -146,3 +138,16 @@ class Target:
         if target.what in (What.TEAM, What.AGENT) and is_built_in(name):
             raise InvalidEnvelope("data", f"{name}: the bus's own parts cannot be controlled")
         return target
+
+    def _names_something(self) -> bool:
+        match self.what:
+            case What.BUS:
+                return not self.name
+            case What.TEAM | What.BLUEPRINT:
+                return bool(_NAME.fullmatch(self.name))
+            case What.AGENT:
+                return bool(Principal.parse(self.name))
+            case What.CAPABILITY:
+                return bool(check_destination(self.name))
+            case What.RUN:
+                return 0 < len(self.name) <= _MAX_RUN and self.name.isprintable()

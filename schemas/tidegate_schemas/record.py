@@ -124,6 +124,7 @@ class Reason:
     RELEASED = "released"
     KILLED = "killed"
     TOO_MANY_HELD = "too_many_held"
+    RUN_OVER = "run_over"
     TIME_PASSED = "time_passed"
 
 

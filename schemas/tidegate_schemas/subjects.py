@@ -151,6 +151,11 @@ def ledger_subjects(partition: int) -> str:
     return f"ledger.{partition}.>"
 
 
+def verdicts(partition: int, verdict: Verdict) -> str:
+    """All subjects of the records with a verdict."""
+    return f"ledger.{partition}.{verdict}.>"
+
+
 def delivery(partition: int, kind: Kind, to: str) -> str:
     """The one subject under which admitted messages for a destination are delivered."""
     return ledger(partition, Verdict.ALLOW, kind, to)

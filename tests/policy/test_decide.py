@@ -18,6 +18,7 @@ from tidegate_bus.broker.accounts import MAX_PAYLOAD
 from tidegate_bus.ingress import Submission
 from tidegate_policy.bundle import Snapshot
 from tidegate_policy.decide import MAX_LIMIT, Decision, Limits, decide, receipt, record
+from tidegate_policy.state import State
 from tidegate_policy.window import First, Window
 from tidegate_schemas.clock import rfc3339
 from tidegate_schemas.envelope import Envelope, encode
@@ -56,7 +57,7 @@ def window(first: First | None = None) -> Window:
 
 def made(bundle: Snapshot, decision: Decision, given: Submission, now: int = NOW) -> Record:
     """The record of a decision as number 9 of the ledger."""
-    return record(decision, given, bundle, log="test/0", seq=9, epoch=3, now=now)
+    return record(decision, given, bundle.bundle.digest, log="test/0", seq=9, epoch=3, now=now)
 
 
 json_values = st.recursive(
@@ -132,7 +133,7 @@ payloads: st.SearchStrategy[bytes] = (
 def test_any_bytes_get_a_record_and_a_receipt(bundle: Snapshot, payload: bytes, by: str) -> None:
     """Whatever is submitted, there is one verdict, one readable record and one receipt."""
     given_ = submission(payload, by=by, seq=77)
-    decision = decide(bundle, LIMITS, given_, window(FIRST), NOW)
+    decision = decide(State(bundle, window(FIRST)), LIMITS, given_, NOW)
 
     stored = made(bundle, decision, given_)
 
@@ -160,7 +161,7 @@ def test_the_same_arguments_make_the_same_record(
 
     def once() -> bytes:
         given_ = submission(payload, by=by)
-        decision = decide(bundle, LIMITS, given_, window(FIRST if seen else None), NOW)
+        decision = decide(State(bundle, window(FIRST if seen else None)), LIMITS, given_, NOW)
         return encode_record(made(bundle, decision, given_))
 
     assert once() == once()
@@ -171,7 +172,7 @@ def test_a_record_says_everything(bundle: Snapshot) -> None:
     payload = envelope(data={"é": 1.50})
     given_ = submission(b" \n" + payload + b"\r\n\t", seq=5, time=NOW - 1)
 
-    decision = decide(bundle, LIMITS, given_, window(), NOW)
+    decision = decide(State(bundle, window()), LIMITS, given_, NOW)
 
     assert made(bundle, decision, given_) == Record(
         v=1,
@@ -226,7 +227,7 @@ def test_each_ground_has_its_verdict(bundle: Snapshot, ground: str) -> None:
     payload, verdict, reason, policies = GROUNDS[ground]
     given_ = submission(payload)
 
-    decision = decide(bundle, LIMITS, given_, window(), NOW)
+    decision = decide(State(bundle, window()), LIMITS, given_, NOW)
 
     stored, answer = made(bundle, decision, given_), receipt(decision, given_, 9)
     assert (stored.verdict, stored.why.reason, stored.why.policies) == (verdict, reason, policies)
@@ -240,7 +241,7 @@ def test_an_unknown_sender_is_denied(bundle: Snapshot) -> None:
     """Who is not in the roster is denied whatever policy says, and the record names it."""
     given_ = submission(envelope(), by="some.stranger")
 
-    decision = decide(bundle, LIMITS, given_, window(), NOW)
+    decision = decide(State(bundle, window()), LIMITS, given_, NOW)
 
     assert (decision.verdict, decision.reason) == (Verdict.DENY, "unknown_sender")
     assert made(bundle, decision, given_).by == "some.stranger"
@@ -251,7 +252,7 @@ def test_a_repeated_envelope_gets_the_first_verdict(bundle: Snapshot) -> None:
     """The record refers to the first one; the receipt says what was decided then, and why."""
     given_ = submission(envelope(), seq=5)
 
-    decision = decide(bundle, LIMITS, given_, window(FIRST), NOW)
+    decision = decide(State(bundle, window(FIRST)), LIMITS, given_, NOW)
 
     stored = made(bundle, decision, given_)
     assert (stored.verdict, stored.why.reason, stored.first) == (Verdict.DUPLICATE, "repeated", 7)
@@ -279,7 +280,7 @@ def test_a_repeated_envelope_gets_the_first_verdict(bundle: Snapshot) -> None:
 )
 def test_an_id_is_of_its_sender(bundle: Snapshot, given_: Submission, repeated: bool) -> None:
     """The same id of another sender is another message; the same of one sender is a repetition."""
-    decision = decide(bundle, LIMITS, given_, window(FIRST), NOW)
+    decision = decide(State(bundle, window(FIRST)), LIMITS, given_, NOW)
 
     assert (decision.verdict is Verdict.DUPLICATE) == repeated
 
@@ -289,7 +290,7 @@ def test_a_message_expires_at_its_time(bundle: Snapshot, ahead: int, reason: str
     """At the very nanosecond nobody wants it any more; one before, it goes through."""
     given_ = submission(envelope(expirytime=rfc3339(NOW + ahead)))
 
-    assert decide(bundle, LIMITS, given_, window(), NOW).reason == reason
+    assert decide(State(bundle, window()), LIMITS, given_, NOW).reason == reason
 
 
 def test_the_first_ground_decides(bundle: Snapshot) -> None:
@@ -312,7 +313,7 @@ def test_the_first_ground_decides(bundle: Snapshot) -> None:
         data = "x" * wrong.pop("bytes", 0)
         fields = {"specversion": "1.0", "id": "e1", "source": "s", "type": "x.y", "data": data}
         given_ = submission(msgspec.json.encode(fields | wrong), by=by)
-        told.append(decide(bundle, LIMITS, given_, window(first), NOW).reason)
+        told.append(decide(State(bundle, window(first)), LIMITS, given_, NOW).reason)
 
     assert told == [*(reason for reason, _ in faults), "permitted"]
 
@@ -323,7 +324,7 @@ def test_an_oversized_message_is_kept_as_its_digest(bundle: Snapshot, size: int)
     payload = b"\xff" * size
     given_ = submission(payload)
 
-    stored = made(bundle, decide(bundle, LIMITS, given_, window(), NOW), given_)
+    stored = made(bundle, decide(State(bundle, window()), LIMITS, given_, NOW), given_)
 
     assert (stored.why.reason, stored.raw, stored.message()) == ("oversized", None, None)
     assert stored.why.facts["bytes"] == size
@@ -353,7 +354,7 @@ def test_every_record_is_one_that_the_broker_takes(tmp_path: Path, limit: int, f
             head + b"x" * (size - len(head)),
         ):
             given_ = submission(payload)
-            decision = decide(bundle, Limits(limit), given_, window(), NOW)
+            decision = decide(State(bundle, window()), Limits(limit), given_, NOW)
             verdicts.add(decision.verdict)
             assert len(encode_record(made(bundle, decision, given_))) < MAX_PAYLOAD - 1024
 

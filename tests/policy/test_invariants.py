@@ -12,6 +12,7 @@ from policy.kit import NOW, PERMIT, PROVIDER, SENDER, loaded, submission
 from tidegate_bus.ledger import StoredRecord
 from tidegate_policy.decide import Limits, decide, record
 from tidegate_policy.invariants import Checker
+from tidegate_policy.state import State
 from tidegate_policy.window import Window
 from tidegate_schemas import subjects
 from tidegate_schemas.envelope import Envelope, encode
@@ -61,9 +62,11 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
     for number, one in enumerate(given_, 1):
         seq = len(ledger) + 1
         numbered = submission(one.payload, by=one.by, seq=number)
-        decision = decide(bundle, Limits(1000), numbered, window, NOW)
+        decision = decide(State(bundle, window), Limits(1000), numbered, NOW)
         epoch = 1 if number < 5 else 2
-        made = record(decision, numbered, bundle, log="test/0", seq=seq, epoch=epoch, now=NOW)
+        made = record(
+            decision, numbered, bundle.bundle.digest, log="test/0", seq=seq, epoch=epoch, now=NOW
+        )
         if decision.envelope is not None:
             window.add_record(made, decision.envelope.id, NOW)
         add(made)

@@ -15,8 +15,9 @@ from support import AGENT, OPERATOR, OTHER, PUBLISHER, Broker
 from support.broker import PERMIT_ALL
 from tidegate_bus.publisher import Publisher
 from tidegate_policy.bundle import Snapshot
-from tidegate_policy.decide import Limits, decide
+from tidegate_policy.decide import Limits, decide, record
 from tidegate_policy.roster import BUILT_IN, Change
+from tidegate_policy.state import State
 from tidegate_policy.window import Window
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.errors import Denied, InvalidEnvelope
@@ -101,11 +102,10 @@ def test_a_command_that_nobody_can_follow_is_not_admitted(bundle: Snapshot, what
     to, data = INVALID[what]
     given_ = submission(encode(Envelope.new(to, data, kind="control", to=to)))
 
-    decision = decide(bundle, LIMITS, given_, Window(600, 10), NOW)
+    decision = decide(State(bundle, Window(600, 10)), LIMITS, given_, NOW)
 
     assert (decision.verdict, decision.reason) == (Verdict.DENY, "invalid_command")
     assert decision.facts["detail"]
-    assert decision.roster is None
 
 
 @pytest.mark.parametrize("role", GIVEN)
@@ -117,11 +117,13 @@ def test_policies_speak_of_who_is_registered(bundle: Snapshot, role: Role, tmp_p
     event = submission(encode(Envelope.new("x")), by="new.comer")
     registration = submission(encode(command(Registration("new.comer", role, keys=("U",)))))
 
-    before = decide(policies, LIMITS, event, Window(600, 10), NOW)
-    admitted = decide(policies, LIMITS, registration, Window(600, 10), NOW)
-    assert admitted.roster
-    then = policies.bundle.snapshot(admitted.roster)
-    after = decide(then, LIMITS, event, Window(600, 10), NOW)
+    state = State(policies, Window(600, 10))
+    before = decide(state, LIMITS, event, NOW)
+    admitted = decide(state, LIMITS, registration, NOW)
+    digest = policies.bundle.digest
+    made = record(admitted, registration, digest, log="test/0", seq=1, epoch=1, now=NOW)
+    state.apply(made, admitted.envelope, NOW)
+    after = decide(state, LIMITS, event, NOW)
 
     assert (before.reason, after.reason, after.policies) == ("unknown_sender", "permitted", ("a",))
 
@@ -132,7 +134,7 @@ def test_a_record_that_is_submitted_again_is_rejected(bundle: Snapshot) -> None:
     given_ = submission(payload)
     given_ = type(given_)(given_.seq, given_.time, given_.by, payload, "Nats-Sequence")
 
-    decision = decide(bundle, LIMITS, given_, Window(600, 10), NOW)
+    decision = decide(State(bundle, Window(600, 10)), LIMITS, given_, NOW)
 
     assert (decision.verdict, decision.reason) == (Verdict.REJECT, "reserved_header")
     assert "Nats-Sequence" in decision.facts["detail"]

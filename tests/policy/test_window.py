@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from policy.kit import EXAMPLES, NOW, PERMIT, PROVIDER, SENDER, loaded, submission
 from tidegate_policy.bundle import Snapshot
 from tidegate_policy.decide import Limits, decide, record
+from tidegate_policy.state import State
 from tidegate_policy.window import First, Window
 from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.envelope import Envelope, encode
@@ -153,8 +154,10 @@ def test_the_ledger_alone_tells_what_is_remembered(
     for seq, (by, name, step) in enumerate(submissions, 1):
         now += step
         given_ = submission(payload(name), by=by, seq=seq)
-        decision = decide(bundle, Limits(1000), given_, live, now)
-        made = record(decision, given_, bundle, log="test/0", seq=seq, epoch=1, now=now)
+        decision = decide(State(bundle, live), Limits(1000), given_, now)
+        made = record(
+            decision, given_, bundle.bundle.digest, log="test/0", seq=seq, epoch=1, now=now
+        )
         remember(live, made)
         records.append(made)
         whole = rebuilt(records, entries, since=0)
@@ -175,8 +178,11 @@ def test_a_repetition_does_not_renew_the_memory(tmp_path: Path) -> None:
     for seq in range(1, 31):
         given_ = submission(payload("1"), seq=seq)
         now = NOW + seq * SECOND
-        decision = decide(bundle, Limits(1000), given_, window, now)
-        remember(window, record(decision, given_, bundle, log="test/0", seq=seq, epoch=1, now=now))
+        decision = decide(State(bundle, window), Limits(1000), given_, now)
+        remember(
+            window,
+            record(decision, given_, bundle.bundle.digest, log="test/0", seq=seq, epoch=1, now=now),
+        )
         verdicts.append(decision.verdict)
 
     assert verdicts == ([Verdict.ALLOW] + [Verdict.DUPLICATE] * (LENGTH - 1)) * 3

@@ -92,6 +92,7 @@ def permissions(principal: Principal, role: Role, partition: int = 0) -> Permiss
             return Permissions(
                 (
                     subjects.ledger_subjects(partition),
+                    subjects.submission(principal),
                     subjects.RECEIPT_SUBJECTS,
                     subjects.tail(partition),
                     *reader,

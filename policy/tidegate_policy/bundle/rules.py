@@ -203,7 +203,8 @@ def _inside(node: Any) -> Iterable[Any]:
     if isinstance(node, Mapping):
         return cast("Mapping[str, Any]", node).values()
     if isinstance(node, tuple):
-        return cast("tuple[Any, ...]", node)
+        parts: tuple[Any, ...] = node
+        return parts
     return (getattr(node, part.name) for part in fields(node)) if is_dataclass(node) else ()
 
 

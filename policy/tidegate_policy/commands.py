@@ -1,0 +1,102 @@
+"""Commands to the bus itself: whether one can be followed, given what the ledger says so far."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tidegate_schemas import vocabulary
+from tidegate_schemas.envelope import Envelope
+from tidegate_schemas.errors import InvalidEnvelope
+from tidegate_schemas.governance import Activation, Opinion, Order, Proposal, Target
+from tidegate_schemas.subjects import Kind
+
+from .blueprints import read_blueprint
+from .bundle import Question
+from .controls import COMMANDS
+from .holds import may_approve
+from .roster import change_of
+
+if TYPE_CHECKING:
+    from .decide import Limits
+    from .state import State
+
+
+def check_command(
+    state: State, limits: Limits, by: str, to: str, envelope: Envelope, now: int
+) -> None:
+    """Pass if a control message that policy permits can be followed.
+
+    Raises:
+        InvalidEnvelope: it says nothing that can be done; the detail says why.
+    """
+    match to:
+        case vocabulary.IDENTITY_REGISTER | vocabulary.IDENTITY_REVOKE:
+            change = change_of(to, envelope)
+            assert change
+            state.roster.after(change)
+        case vocabulary.POLICY_PROPOSE:
+            state.library.check(_data(envelope, Proposal).files)
+        case vocabulary.POLICY_ACTIVATE:
+            _check_activation(state, limits, by, _data(envelope, Activation))
+        case vocabulary.APPROVAL_GRANT | vocabulary.APPROVAL_REFUSE:
+            _check_opinion(state, by, to, _data(envelope, Opinion), now)
+        case vocabulary.BLUEPRINT_REGISTER if by == str(vocabulary.COORDINATOR):
+            read_blueprint(envelope)
+        case vocabulary.CLOCK_TICK:
+            raise InvalidEnvelope("data", "the time is told by the gateway itself")
+        case _ if to in COMMANDS:
+            state.controls.after(to, Target.parse(_data(envelope, Order).target))
+        case _:
+            pass
+
+
+def _check_activation(state: State, limits: Limits, by: str, activation: Activation) -> None:
+    library = state.library
+    if activation.bundle == library.active:
+        raise InvalidEnvelope("data", f"{activation.bundle} is in force already")
+    bundle = library.bundle(activation.bundle)
+    report = activation.report
+    if report is None and limits.report:
+        raise InvalidEnvelope(
+            "data",
+            "the settings demand a report of what it changes; make one with `tidegate policy diff`",
+        )
+    if report and (report.before, report.after) != (library.active, activation.bundle):
+        raise InvalidEnvelope("data", "its report is about another change; make a new one")
+    # Nobody can mend a bundle under which nobody may activate the next one.
+    snapshot = bundle.snapshot(state.roster)
+    for command in (vocabulary.POLICY_PROPOSE, vocabulary.POLICY_ACTIVATE):
+        question = Question(by, Kind.CONTROL, command, command, False, False, "", None, None)
+        if not snapshot.ask(question).allowed:
+            raise InvalidEnvelope(
+                "data", f"under it {by} may not send {command} any more; nobody could go back"
+            )
+
+
+def _check_opinion(state: State, by: str, to: str, opinion: Opinion, now: int) -> None:
+    hold, active = state.holds.get(opinion.hold), state.library.active
+    what = ""
+    if hold is None:
+        what = f"record {opinion.hold} holds nothing, or not any more"
+    elif not hold.approvals:
+        what = f"record {hold.seq} does not wait for an approval"
+    elif by in (hold.by, *(hold.envelope.onbehalfof or "").split(",")):
+        what = f"{by} has asked for it, and cannot agree to it too"
+    elif not any(may_approve(rule, by, state.roster) for rule in hold.approvals):
+        what = f"{by} is none of those who are asked about record {hold.seq}"
+    elif hold.expires is not None and hold.expires <= now:
+        what = f"the time to agree to record {hold.seq} is over"
+    elif opinion.message != hold.digest:
+        what = "it is about another message than the one that waits"
+    elif opinion.bundle != active:
+        what = f"the policies have changed, {active} is in force; look at it again"
+    elif opinion.blueprint != (hold.envelope.blueprint or ""):
+        what = "it is about another blueprint than the one that asked"
+    elif to == vocabulary.APPROVAL_GRANT and hold.grants.get(by) == active:
+        what = f"{by} has agreed already"
+    if what:
+        raise InvalidEnvelope("data", what)
+
+
+def _data(envelope: Envelope, into: type[Any]) -> Any:
+    return envelope.payload(into)
