@@ -75,26 +75,20 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
 
 
 async def gateway(project: Project) -> None:
-    """The process of the gateway.
-
-    Raises:
-        InvalidPolicy: the bundle does not load; nothing is admitted.
-    """
-    from tidegate_policy.bundle import load_bundle
+    """The process of the gateway."""
     from tidegate_policy.decide import Limits
     from tidegate_policy.gateway import Gateway, GatewaySettings
-    from tidegate_policy.roster import BUILT_IN
+    from tidegate_policy.genesis import genesis
 
-    bundle = load_bundle(project.state.bundle)
     configured = project.settings.gateway
     settings = GatewaySettings(
         log=f"{project.settings.project}/0",
-        limits=Limits(configured.envelope_bytes),
+        limits=Limits(configured.envelope_bytes, configured.policy_report),
         dedupe_window=configured.dedupe_window,
         dedupe_entries=configured.dedupe_entries,
     )
     async with _process(project.state, "gateway", GATEWAY) as (connection, health, ready):
-        gateway = Gateway(connection, bundle.snapshot(BUILT_IN), settings, health)
+        gateway = Gateway(connection, genesis(), settings, health)
         await _until_signal(gateway.run(), _after(gateway.ready(), ready))
 
 

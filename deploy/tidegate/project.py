@@ -72,11 +72,6 @@ class State:
         return self.folder / "nats.conf"
 
     @property
-    def bundle(self) -> Path:
-        """Policy bundle that the gateway loads."""
-        return self.folder / "bundle"
-
-    @property
     def logs(self) -> Path:
         """One file a process."""
         return self.folder / "logs"

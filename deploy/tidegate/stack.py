@@ -17,20 +17,20 @@ from tidegate_bus.broker.accounts import REGISTRAR
 from tidegate_bus.broker.server import Server
 from tidegate_bus.broker.topology import converge
 from tidegate_bus.connection import Connection, connect
+from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.tasks import end
 from tidegate_bus.telemetry import Health
-from tidegate_policy.bundle import load_bundle, write_bundle
-from tidegate_schemas.errors import (
-    InvalidInput,
-    TidegateError,
-    Unavailable,
-)
-from tidegate_schemas.subjects import Principal
+from tidegate_policy.bundle import Bundle, load_bundle
+from tidegate_policy.genesis import genesis
+from tidegate_schemas.errors import InvalidInput, Refused, TidegateError, Unavailable
+from tidegate_schemas.subjects import Principal, Verdict
+from tidegate_schemas.vocabulary import OPERATOR
 
 from .access import Access, access
 from .child import Child, OnLine
 from .guards import Guards
 from .identities import Wanted, ensure_keys, wanted
+from .policies import library, put_in_force
 from .processes import running, telemetry
 from .project import Project, State, check_blueprints, client_tls, load_project
 from .reconciler import Applied, Reconciler, note
@@ -107,7 +107,7 @@ class Stack:
         state.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = locked(state.folder / "lock")
         _forget_dead(state)
-        self._check_policy()  # so that bad policy is said before anything runs
+        bundle = load_bundle(self.project.policy)  # what is bad is said before anything runs
         now = time.time_ns()
         ensure_keys(self.project, now)
         version = state.register.version()
@@ -119,10 +119,14 @@ class Stack:
         async with await self.connect(REGISTRAR) as connection:
             await converge(connection, self.project.limits(), who.subscriptions())
         await self._admit(who.only(own | (await self._reconciler.members()).keys()))
+        self._gateway.start()
+        await self._until_ready([self._gateway])
+        await self._put_in_force(bundle)
         self._add_workers({str(user.principal) for user in who.users()})
-        for child in self.children:
+        others = [child for child in self.children if child is not self._gateway]
+        for child in others:
             child.start()
-        await self._until_ready()
+        await self._until_ready(others)
         refused = await self._reconciler.announce(who)
         for name, error in refused.items():
             if name in who.registrations() and name in own:
@@ -203,9 +207,26 @@ class Stack:
             self._on_line,
         )
 
-    def _check_policy(self) -> None:
-        """Load the bundle, and put it where the gateway finds it."""
-        write_bundle(self.project.state.bundle, load_bundle(self.project.policy))
+    async def _put_in_force(self, bundle: Bundle) -> None:
+        """The project's policies are in force, or it is said why the ones before still are."""
+        async with await self.connect(OPERATOR) as operator:
+            try:
+                receipt = await put_in_force(operator, bundle, "tidegate up")
+            except Refused as error:
+                if (await library(LedgerReader(operator))).active == genesis().bundle.digest:
+                    raise  # nothing may move under those
+                self._on_line(
+                    "stack",
+                    f"the policies in {self.project.policy} are not in force; "
+                    f"those before still are: {error}",
+                )
+                return
+            if receipt and Verdict.HOLD in (receipt.verdict, receipt.was):
+                self._on_line(
+                    "stack",
+                    f"the policies in {self.project.policy} wait for approval "
+                    f"(record {receipt.seq}); those before are in force",
+                )
 
     async def _start_server(self, who: Wanted) -> None:
         self._tls = self.project.server_tls()
@@ -287,13 +308,13 @@ class Stack:
                 added.append(self._workers[name])
         return added
 
-    async def _until_ready(self) -> None:
+    async def _until_ready(self, children: Collection[Child]) -> None:
         """Wait for all of them, as long as it takes: a long ledger is read from its beginning."""
         loop = asyncio.get_running_loop()
-        missing = {child.name for child in self.children}
+        missing = {child.name for child in children}
         say = loop.time() + _PATIENCE_SECONDS
         while missing:
-            for child in self.children:
+            for child in children:
                 child.check()
             missing -= {info.name for info in running(self.project.state)}
             if loop.time() > say:

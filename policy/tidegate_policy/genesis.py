@@ -13,8 +13,9 @@ _TEXT = """\
 permit (
   principal == Agent::"tidegate.operator",
   action in Action::"control",
-  resource in [Command::"policy.propose", Command::"policy.activate"]
-);
+  resource
+)
+when { ["policy.propose", "policy.activate"].contains(context.to) };
 """
 
 

@@ -33,11 +33,17 @@ class Checker:
         self._n = 0
         self._epoch = 0
         self._open: dict[tuple[str, str], int] = {}
+        self._held: dict[int, str] = {}
 
     @property
     def open_tasks(self) -> list[int]:
         """Sequences of admitted tasks that have neither result nor dead letter yet."""
         return sorted(self._open.values())
+
+    @property
+    def held(self) -> list[int]:
+        """Sequences of the records that still hold a message."""
+        return sorted(self._held)
 
     @property
     def records(self) -> int:
@@ -70,13 +76,7 @@ class Checker:
         if record.epoch < self._epoch:
             self._violation(stored.seq, f"epoch {record.epoch} after {self._epoch}")
         self._epoch = record.epoch
-        duplicate = record.verdict is Verdict.DUPLICATE
-        if record.first is None:
-            pointed = not duplicate
-        else:
-            pointed = duplicate and 1 <= record.first < record.seq
-        if not pointed:
-            self._violation(stored.seq, f"{record.verdict} refers to {record.first}")
+        self._check_first(record)
         if message is not None and record.verdict is Verdict.ALLOW:
             if record.kind is Kind.TASK:
                 self._open[(record.by, message.id)] = record.seq
@@ -97,6 +97,19 @@ class Checker:
         if quiet:
             found += [f"record {seq}: task without result" for seq in self.open_tasks[:_MOST]]
         return found
+
+    def _check_first(self, record: Record) -> None:
+        """A duplicate refers to an earlier record, the end of a hold to the hold, once."""
+        first, good = record.first, record.first is None
+        if record.ingress.n:
+            ends = record.verdict in (Verdict.ALLOW, Verdict.DENY)
+            good = ends and self._held.pop(first or 0, None) == record.by
+        elif record.verdict is Verdict.DUPLICATE:
+            good = first is not None and 1 <= first < record.seq
+        elif record.verdict is Verdict.HOLD:
+            self._held[record.seq] = record.by
+        if not good:
+            self._violation(record.seq, f"{record.verdict} refers to {first}")
 
     def _check_ingress(self, record: Record) -> None:
         here = record.ingress

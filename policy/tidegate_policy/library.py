@@ -85,9 +85,9 @@ class Library:
                 found = parse("permit", {"id": "any", key: written})
                 windows: list[float] = [rate.seconds for rate in found.rates]
                 windows += (budget.seconds for budget in found.budgets)
+                longest = max(windows, default=0.0)
                 if self._counting is not None:
-                    longest = max(self._counting, *windows)
-                    self._counting = longest if all(windows) else None
+                    self._counting = max(self._counting, longest) if all(windows) else None
 
     def _keep(self, bundle: Bundle) -> None:
         self._loaded[bundle.digest] = bundle

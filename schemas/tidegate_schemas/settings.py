@@ -60,6 +60,8 @@ class GatewaySettings(Document):
     """How long a repeated envelope id is recognised."""
     dedupe_entries: Annotated[int, Field(ge=1)] = 100_000
     """How many envelope ids of one sender are remembered at most; the oldest go first."""
+    policy_report: bool = False
+    """Whether policies come into force only with a report of what they change."""
 
 
 class Settings(Document):

@@ -17,11 +17,12 @@ import pytest
 
 from support import Raw, until
 from tidegate.bus import Bus
-from tidegate.processes import running
+from tidegate.policies import put_in_force
 from tidegate.project import Project, address, load_project
+from tidegate_bus.connection import connect
 from tidegate_bus.identity.credentials import Credentials, public_key
 from tidegate_bus.identity.keyring import new_seed
-from tidegate_policy.bundle import load_bundle, write_bundle
+from tidegate_policy.bundle import load_bundle
 from tidegate_schemas import Envelope, Verdict
 from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.errors import Denied
@@ -277,7 +278,7 @@ def test_many_at_once_are_all_in_force(tidegate: Shell, here: Program, project: 
 
 @contextlib.contextmanager
 def policy(project: Project, text: str) -> Generator[None]:
-    """Another policy, which a new gateway loads."""
+    """Another policy, put in force."""
     path = project.root / "policy" / "more.cedar"
     path.write_text(text)
     _load(project)
@@ -289,15 +290,12 @@ def policy(project: Project, text: str) -> Generator[None]:
 
 
 def _load(project: Project) -> None:
-    write_bundle(project.state.bundle, load_bundle(project.policy))
-    old = _gateway(project)
-    assert old
-    os.kill(old, signal.SIGKILL)
-    asyncio.run(until(lambda: _gateway(project) not in (None, old)))
+    async def load() -> None:
+        key = project.state.keyring.path(OPERATOR)
+        async with await connect(address(project.state), OPERATOR, key) as operator:
+            await put_in_force(operator, load_bundle(project.policy), "test")
 
-
-def _gateway(project: Project) -> int | None:
-    return next((info.pid for info in running(project.state) if info.name == "gateway"), None)
+    asyncio.run(load())
 
 
 def test_who_policy_refuses_is_not_let_in(here: Program, project: Project) -> None:

@@ -69,11 +69,12 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
         )
         if decision.envelope is not None:
             window.add_record(made, decision.envelope.id, NOW)
-        add(made)
-        if number == 4:  # as when an approval releases a held message
+        if number == 4:  # as when what is held is denied at once
+            add(msgspec.structs.replace(made, verdict=Verdict.HOLD))
             follows = msgspec.structs.replace(made.ingress, n=1)
-            add(msgspec.structs.replace(made, seq=seq + 1, ingress=follows))
-    assert {one.record().verdict for one in ledger} == set(Verdict) - {Verdict.HOLD}
+            made = msgspec.structs.replace(made, seq=seq + 1, ingress=follows, first=seq)
+        add(made)
+    assert {one.record().verdict for one in ledger} == set(Verdict)
     return ledger
 
 
@@ -94,7 +95,7 @@ def test_a_good_ledger_passes(good: Ledger) -> None:
     assert returned == [stored.record() for stored in good]
     assert checker.records == len(good) == SUBMISSIONS + 1
     assert checker.last_ingress == SUBMISSIONS
-    assert checker.verdicts == {"allow": 6, "deny": 2, "duplicate": 1, "reject": 1}
+    assert checker.verdicts == {"allow": 6, "deny": 1, "hold": 1, "duplicate": 1, "reject": 1}
 
 
 def test_an_empty_ledger_passes() -> None:
@@ -251,3 +252,11 @@ def test_few_violations_say_enough(good: Ledger) -> None:
         checker.add(stored)
 
     assert len(checker.violations) == 100
+
+
+def test_what_was_held_ends_once_and_as_its_sender_s(good: Ledger) -> None:
+    """The end of a hold names it, bears its sender, and there is no second one."""
+    for first in (None, 1, 5, 10_000):
+        faulty = at(lambda one, first=first: changed(one, first=first))(good, 4)
+        assert check(faulty) == [f"record 5: deny refers to {first}"]
+    assert "record 5: deny refers to 4" in check(at(lambda one: changed(one, by=PROVIDER))(good, 4))

@@ -17,6 +17,7 @@ from tidegate.broker_drift import broker_drift
 from tidegate.bus import Bus
 from tidegate.guards import victim
 from tidegate.identities import Wanted, current
+from tidegate.policies import library
 from tidegate.processes import running
 from tidegate.project import Project, address, check_blueprints, client_tls, open_project
 from tidegate.reconciler import applied, roster
@@ -114,11 +115,7 @@ async def _examine(folder: Path | None, state: Path | None, probe: bool) -> list
 async def _examine_stack(
     project: Project, url: str, folder: Path | None, state: Path | None
 ) -> AsyncIterator[Finding]:
-    try:
-        bundle = load_bundle(project.state.bundle)
-        yield Finding("policy", "ok", bundle.digest)
-    except TidegateError as error:
-        yield Finding("policy", "failed", str(error))
+    yield await _policy(project)
     healthy: dict[str, int] = {}
     for info in running(project.state):
         ok, detail = _health(info.telemetry)
@@ -157,6 +154,20 @@ async def _examine_stack(
         broken = [f"{behind} submissions have no record yet; is the gateway running?"]
     detail = f"{checker.records} records, {len(checker.open_tasks)} tasks in work"
     yield Finding("ledger", "failed" if broken else "ok", "\n".join(broken) or detail)
+
+
+async def _policy(project: Project) -> Finding:
+    """Which policies are in force, and whether they are those of the project."""
+    async with await Bus.of_project(str(OPERATOR), project.root, project.state.folder) as bus:
+        known = await library(bus.ledger)
+    try:
+        written = load_bundle(project.policy).digest
+    except TidegateError as error:
+        return Finding("policy", "failed", f"{known.active} is in force; the folder has\n{error}")
+    if written == known.active:
+        return Finding("policy", "ok", f"{known.active}, as in {project.policy}")
+    detail = f"{known.active} is in force; {project.policy} has {written}: `tidegate policy diff`"
+    return Finding("policy", "ok", f"{detail}, then `tidegate policy activate`")
 
 
 _MODES = {

@@ -203,8 +203,7 @@ def _inside(node: Any) -> Iterable[Any]:
     if isinstance(node, Mapping):
         return cast("Mapping[str, Any]", node).values()
     if isinstance(node, tuple):
-        parts: tuple[Any, ...] = node
-        return parts
+        return node  # pyright: ignore[reportUnknownVariableType]  # of anything
     return (getattr(node, part.name) for part in fields(node)) if is_dataclass(node) else ()
 
 

@@ -1,0 +1,85 @@
+"""The policies of a project and those in force: how a bundle gets into the ledger."""
+
+from __future__ import annotations
+
+import uuid
+
+from tidegate_bus.connection import Connection
+from tidegate_bus.ledger import LedgerReader
+from tidegate_bus.publisher import Publisher
+from tidegate_policy.bundle import Bundle
+from tidegate_policy.genesis import genesis
+from tidegate_policy.library import Library
+from tidegate_schemas import subjects
+from tidegate_schemas.envelope import Envelope
+from tidegate_schemas.errors import InvalidEnvelope, LedgerError
+from tidegate_schemas.governance import Activation, Proposal, Report
+from tidegate_schemas.record import Receipt
+from tidegate_schemas.subjects import Kind
+from tidegate_schemas.vocabulary import POLICY_ACTIVATE, POLICY_PROPOSE
+
+_COMMANDS = "policy.>"
+
+
+async def library(reader: LedgerReader) -> Library:
+    """Every bundle that the ledger has, and which is in force.
+
+    Raises:
+        LedgerError: a record is none that a gateway admits.
+        Unavailable: the broker does not answer.
+    """
+    found = Library(genesis().bundle)
+    commands = subjects.delivery(0, Kind.CONTROL, _COMMANDS)
+    async for stored in reader.read(filter=commands):
+        try:
+            message = stored.record().message()
+            assert message  # what is admitted could be read
+            if message.to == POLICY_PROPOSE:
+                found.propose(message.payload(Proposal).files)
+            elif message.to == POLICY_ACTIVATE:
+                found.activate(message.payload(Activation))
+        except InvalidEnvelope as error:
+            raise LedgerError(f"ledger record {stored.seq} is not of a gateway: {error}") from error
+    return found
+
+
+async def propose(publisher: Publisher, bundle: Bundle) -> Receipt:
+    """Give a bundle to the ledger, for ever.
+
+    Raises:
+        Refused: the gateway does not take it, or who sends it may not.
+        Unavailable: nothing was heard of it.
+    """
+    return await publisher.publish(_command(POLICY_PROPOSE, Proposal(dict(bundle.files))))
+
+
+async def activate(
+    publisher: Publisher, digest: str, *, reason: str = "", report: Report | None = None
+) -> Receipt:
+    """Put a bundle in force that the ledger has. Verdict `hold`: it waits for approval.
+
+    Raises:
+        Refused: it cannot come into force, or who sends it may not do that.
+        Unavailable: nothing was heard of it.
+    """
+    return await publisher.publish(_command(POLICY_ACTIVATE, Activation(digest, reason, report)))
+
+
+async def put_in_force(connection: Connection, bundle: Bundle, reason: str) -> Receipt | None:
+    """Bring the bundle of a project into force, unless it is.
+
+    Raises:
+        Refused, Unavailable: see `propose` and `activate`.
+        LedgerError: see `library`.
+    """
+    known = await library(LedgerReader(connection))
+    if known.active == bundle.digest:
+        return None
+    publisher = await Publisher.start(connection)
+    if bundle.digest not in known:
+        await propose(publisher, bundle)
+    return await activate(publisher, bundle.digest, reason=reason)
+
+
+def _command(to: str, data: Proposal | Activation) -> Envelope:
+    return Envelope.new(to, data, id=uuid.uuid4().hex, source="tidegate", kind="control", to=to)
