@@ -10,10 +10,12 @@ import contextlib
 import ssl
 from collections.abc import Callable, Generator
 from typing import Any
+from weakref import WeakSet
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport
 
 from .identity.credentials import Credentials
@@ -40,6 +42,11 @@ class NatsClient(Client):
         self._credentials = credentials
         self._tls = tls
         self._transport = _Transport()
+        self._passing: WeakSet[Subscription] = WeakSet()
+
+    def let_pass(self, subscription: Subscription) -> None:
+        """Do not subscribe to it again after a reconnect; what has arrived is still received."""
+        self._passing.add(subscription)
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
@@ -84,6 +91,9 @@ class NatsClient(Client):
             await self._process_op_err(error)
 
     async def _attempt_reconnect(self) -> None:
+        for sid, subscription in list(self._subs.items()):
+            if subscription in self._passing:
+                self._remove_sub(sid)
         # An error while it reconnects makes a second attempt, which cancels the first; both of
         # them then tell those who wait for the end, and the later one dies of it.
         with contextlib.suppress(asyncio.InvalidStateError):

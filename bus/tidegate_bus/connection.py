@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 import msgspec
 import nats.errors
 import structlog
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -68,7 +67,7 @@ class Connection:
         self._known = Credentials.of(secret)
         self._tls = tls
         self._context = client_context(tls) if isinstance(tls, Path) else tls
-        self.nats: Client = NatsClient(self._credentials, self._handshake if tls else None)
+        self.nats = NatsClient(self._credentials, self._handshake if tls else None)
         self._on_reconnect: list[Listener] = []
         self._closing = False
 
@@ -82,22 +81,34 @@ class Connection:
         return lambda: self._on_reconnect.remove(listener)
 
     async def listen(
-        self, subject: str, callback: Callable[[Msg], Coroutine[Any, Any, None]]
+        self,
+        subject: str,
+        callback: Callable[[Msg], Coroutine[Any, Any, None]],
+        *,
+        again: bool = True,
     ) -> Subscription:
         """Subscribe; the callback is called with one message after the other.
 
         Nothing is dropped here when the callback is slow: what may pile up is bounded by what
         was asked for.
 
+        Args:
+            subject: what to listen to.
+            callback: called with each message.
+            again: whether to go on after a reconnect.
+
         Raises:
             Unavailable: the connection is closed.
         """
         try:
-            return await self.nats.subscribe(
+            subscription = await self.nats.subscribe(
                 subject, cb=callback, pending_msgs_limit=-1, pending_bytes_limit=-1
             )
         except nats.errors.Error as error:
             raise Unavailable(f"cannot listen as {self.principal}: {error}") from error
+        if not again:
+            self.nats.let_pass(subscription)
+        return subscription
 
     async def publish(
         self,

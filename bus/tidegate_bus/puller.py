@@ -8,6 +8,10 @@ What is on request is counted over all requests of an inbox together: the broker
 turn and a message does not say which of them it answers. A request that ends says what it left
 undelivered. Across accounts the broker keeps every request in mind for minutes, for as long as its
 inbox is listened to; so after some requests another inbox takes over.
+
+An inbox does not outlive its connection: the broker keeps a request for as long as its inbox is
+listened to, but forgets across accounts where the answers go, as soon as nobody listens. After a
+reconnect it would deliver into such a request, and nothing would arrive before the next lease.
 """
 
 from __future__ import annotations
@@ -135,7 +139,7 @@ class Puller:
         prefix = subjects.inbox(self._connection.principal)
         inbox = _Inbox(f"{prefix}.{secrets.token_hex(8)}")
         inbox.subscription = await self._connection.listen(
-            f"{inbox.subject}.*", partial(self._receive, inbox)
+            f"{inbox.subject}.*", partial(self._receive, inbox), again=False
         )
         self._inbox = inbox
         self._heard = time.monotonic()

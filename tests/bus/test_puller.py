@@ -219,9 +219,9 @@ async def test_another_inbox_takes_over_after_some_requests(
     connection = taker.puller._connection  # pyright: ignore[reportPrivateUsage]
     listen = connection.listen
 
-    async def noted(subject: str, callback: Any) -> Any:
+    async def noted(subject: str, callback: Any, **options: Any) -> Any:
         listened.append(subject)
-        return await listen(subject, callback)
+        return await listen(subject, callback, **options)
 
     monkeypatch.setattr(connection, "listen", noted)
     for number in range(60):
@@ -265,6 +265,31 @@ async def test_a_reconnect_does_not_double_what_is_on_request(
     await until(lambda: taker.got == [0, 1, 2])
 
     assert taker.puller.requested == 0
+
+
+async def test_requests_from_before_a_reconnect_swallow_nothing(
+    taker: Taker, consumer: Connection, appender: FastAppender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written before the puller has asked anew waits for that, as its first delivery."""
+    monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.5)
+
+    async def two_wait() -> bool:
+        info = await consumer.api("$JS.API.CONSUMER.INFO.LEDGER_0.test")
+        return bool(info["num_waiting"] == 2)
+
+    taker.puller.want(3)
+    await write(appender, 1)
+    await until(lambda: taker.got == [1])
+    await until(two_wait)  # for what is left of three, and for one more
+    connection = taker.puller._connection  # pyright: ignore[reportPrivateUsage]
+    back = asyncio.Event()
+    connection.on_reconnect(back.set)
+    await connection.nats.force_reconnect()
+    await back.wait()
+    await write(appender, 2)
+    await until(lambda: taker.got[1:] == [2])
+
+    assert taker.deliveries == [1, 1]
 
 
 async def test_a_consumer_that_is_made_anew_is_found_again(

@@ -41,7 +41,6 @@ version: "1"
 owner: bench@tidegate.invalid
 run: late:agent
 subscribes: [bench.event]
-lease: 3s
 """
 HANDLER = """
 from pathlib import Path
@@ -127,8 +126,7 @@ async def test_identities_come_change_and_go_while_others_work(
     """During a flow of 1,000 messages a second nobody else reconnects or loses a message.
 
     An agent that is added hears what is published from then on, goes on with its new key after a
-    rotation (what was on its way to it when it was cut comes again after its lease), and is cut
-    within 2 s of its revocation, for good.
+    rotation, and is cut within 2 s of its revocation, for good.
     """
     folder = tmp_path / "project"
     shutil.copytree(PROJECT, folder)
