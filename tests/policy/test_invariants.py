@@ -257,6 +257,6 @@ def test_few_violations_say_enough(good: Ledger) -> None:
 def test_what_was_held_ends_once_and_as_its_sender_s(good: Ledger) -> None:
     """The end of a hold names it, bears its sender, and there is no second one."""
     for first in (None, 1, 5, 10_000):
-        faulty = at(lambda one, first=first: changed(one, first=first))(good, 4)
+        faulty = [*good[:4], changed(good[4], first=first), *good[5:]]
         assert check(faulty) == [f"record 5: deny refers to {first}"]
     assert "record 5: deny refers to 4" in check(at(lambda one: changed(one, by=PROVIDER))(good, 4))
