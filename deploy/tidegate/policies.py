@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Protocol
 
 from tidegate_bus.connection import Connection
 from tidegate_bus.ledger import LedgerReader
@@ -18,7 +19,8 @@ from tidegate_schemas.record import Receipt
 from tidegate_schemas.subjects import Kind
 from tidegate_schemas.vocabulary import POLICY_ACTIVATE, POLICY_PROPOSE
 
-_COMMANDS = "policy.>"
+COMMANDS = subjects.delivery(0, Kind.CONTROL, "policy.>")
+"""Subjects of the records that change policies."""
 
 
 async def library(reader: LedgerReader) -> Library:
@@ -29,8 +31,7 @@ async def library(reader: LedgerReader) -> Library:
         Unavailable: the broker does not answer.
     """
     found = Library(genesis().bundle)
-    commands = subjects.delivery(0, Kind.CONTROL, _COMMANDS)
-    async for stored in reader.read(filter=commands):
+    async for stored in reader.read(filter=COMMANDS):
         try:
             message = stored.record().message()
             assert message  # what is admitted could be read
@@ -43,7 +44,15 @@ async def library(reader: LedgerReader) -> Library:
     return found
 
 
-async def propose(publisher: Publisher, bundle: Bundle) -> Receipt:
+class Sender(Protocol):
+    """Whoever can submit: a `Publisher`, a `Bus`."""
+
+    async def publish(self, envelope: Envelope) -> Receipt:
+        """Submit a message and wait for the verdict."""
+        ...
+
+
+async def propose(publisher: Sender, bundle: Bundle) -> Receipt:
     """Give a bundle to the ledger, for ever.
 
     Raises:
@@ -54,7 +63,7 @@ async def propose(publisher: Publisher, bundle: Bundle) -> Receipt:
 
 
 async def activate(
-    publisher: Publisher, digest: str, *, reason: str = "", report: Report | None = None
+    publisher: Sender, digest: str, *, reason: str = "", report: Report | None = None
 ) -> Receipt:
     """Put a bundle in force that the ledger has. Verdict `hold`: it waits for approval.
 

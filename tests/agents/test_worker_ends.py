@@ -298,10 +298,10 @@ async def test_what_others_send_into_the_inbox_of_a_worker_is_ignored(
     inboxes: list[str] = []
     listen = Connection.listen
 
-    async def spy(self: Connection, subject: str, callback: Any) -> Any:
+    async def spy(self: Connection, subject: str, callback: Any, **more: Any) -> Any:
         if self.principal == AGENT:
             inboxes.append(subject)
-        return await listen(self, subject, callback)
+        return await listen(self, subject, callback, **more)
 
     monkeypatch.setattr(Connection, "listen", spy)
     handled: list[Any] = []
