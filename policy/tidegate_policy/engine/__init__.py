@@ -1,13 +1,15 @@
 """Cedar, with a memory: decisions of one immutable set of policies."""
 
+from .cedar import parse
+from .engine import DEFAULT_LIMITS, Engine, Limits
 from .types import (
     PRINCIPAL,
-    Action,
-    Actions,
     Attribute,
+    Contexts,
     Counters,
     Difference,
     Entities,
+    OnDifference,
     Record,
     Scalar,
     Uid,
@@ -15,15 +17,19 @@ from .types import (
 )
 
 __all__ = [
+    "DEFAULT_LIMITS",
     "PRINCIPAL",
-    "Action",
-    "Actions",
     "Attribute",
+    "Contexts",
     "Counters",
     "Difference",
+    "Engine",
     "Entities",
+    "Limits",
+    "OnDifference",
     "Record",
     "Scalar",
     "Uid",
     "Verdict",
+    "parse",
 ]

@@ -1,15 +1,15 @@
 """What the engine is told and what it tells: plain values.
 
 The caller writes the Cedar schema; Cedar cannot list what is in it. So the same facts are given
-twice: as the schema's text for Cedar, and as `Actions` for the keys of remembered decisions. Where
-the two differ nothing wrong is permitted: a context that does not fit `Actions` exactly is decided
+twice: as the schema's text for Cedar, and as `Contexts` for the keys of remembered decisions. Where
+the two differ nothing wrong is permitted: a context that does not fit `Contexts` exactly is decided
 by Cedar alone, every time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -60,21 +60,12 @@ class Record:
     attributes: Mapping[str, Attribute]
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
-    """An action that can be asked for.
+Contexts = Mapping[str, Record]
+"""Type of the context of each action that can be asked for, by id (`task:payments.pay`).
 
-    Attributes:
-        context: the type of its context.
-        groups: ids of the actions that it is in, directly or not. Itself need not be named.
-    """
-
-    context: Record
-    groups: frozenset[str] = field(default_factory=frozenset[str])
-
-
-Actions = Mapping[str, Action]
-"""Actions by id (`task:payments.pay`). One that is not here is decided by Cedar, every time."""
+An action that is not here is decided by Cedar, every time. What is in which group stands in the
+schema alone.
+"""
 
 
 class Verdict(NamedTuple):
@@ -90,6 +81,10 @@ class Verdict(NamedTuple):
     allowed: bool
     policies: tuple[str, ...]
     error: str = ""
+
+
+OnDifference = Callable[["Difference"], None]
+"""Raises an alarm; must not raise an exception."""
 
 
 class Difference(NamedTuple):
