@@ -91,6 +91,8 @@ class _Writer:
         if type in _WRONG:
             yield f"{tab}if {_WRONG[type].format(v=value)}: return None"
         literals = self._reads.get(path, frozenset[int | str]())
+        if type is Scalar.OTHER:  # Cedar may refuse a value even if no policy reads it
+            literals = None
         if literals is None:
             if type in (Scalar.BOOL, Scalar.LONG, Scalar.STRING):
                 self._parts.append(value)
@@ -137,7 +139,7 @@ _WRONG = {
     Scalar.STRINGS: "not texts({v})",
     Scalar.DECIMAL: "not decimal({v})",
 }
-"""What is wrong with a value. Of `OTHER` nothing: all of it stands in the key."""
+"""What is wrong with a value. Of `OTHER` nothing is known: all of it stands in the key."""
 
 _WHOLE = {
     Scalar.STRINGS: "frozenset({v})",
@@ -164,13 +166,14 @@ def _are_texts(value: object) -> bool:
 
 def _is_decimal(value: Any) -> bool:
     """Whether Cedar is sure to take it; the few others that it takes are not remembered."""
-    if type(value) is not dict:
+    call = value["__extn"]
+    if not (_is_dict_of(2, call) and _is_dict_of(1, value) and call["fn"] == "decimal"):
         return False
-    match cast("dict[object, object]", value):
-        case {"__extn": {"fn": "decimal", "arg": str(text), **more}, **others}:
-            return not more and not others and _DECIMAL.fullmatch(text) is not None
-        case _:
-            return False
+    return type(call["arg"]) is str and _DECIMAL.fullmatch(call["arg"]) is not None
+
+
+def _is_dict_of(size: int, value: object) -> bool:
+    return type(value) is dict and len(cast("dict[str, object]", value)) == size
 
 
 def _raw(value: object) -> bytes:

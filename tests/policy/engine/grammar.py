@@ -1,0 +1,356 @@
+"""Random policies, from a grammar of the whole language of Cedar.
+
+Numbers and texts come from small pools, so that requests meet the literals of policies, and each
+other. Most expressions have the right types. Some have not, or read what may not be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+LONGS = (0, 1, -1, 2, 5, 9, 10, 11, 100, 2**63 - 1, -(2**63))
+TEXTS = ("", "a", "b", "pii", "agent", "EUR", "é", "a*b", "\U0001f600", 'q"\\')
+DECIMALS = ("0.0", "1.5", "1.50", "-2.25", "10.0001")
+ADDRESSES = ("10.0.0.1", "10.0.0.0/8", "::1", "224.0.0.1")
+TIMES = ("2024-01-01", "2024-06-01T12:00:00Z", "1970-01-01")
+DURATIONS = ("1h", "90m", "-2d", "0ms")
+ENTITIES = (
+    'Agent::"ann"',
+    'Agent::"bob"',
+    'Agent::"dan"',
+    'Team::"red"',
+    'Team::"blue"',
+    'Group::"mid"',
+    'Group::"top"',
+    'Capability::"pay"',
+    'Team::"none"',
+)
+TYPES = ("Agent", "Team", "Group", "Capability", "Topic")
+ACTIONS = ("task:pay", "task:odd", "task:other", "event:other")
+
+
+def text(value: str) -> str:
+    """A literal of Cedar."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+class Grammar:
+    """Policies about `task:pay`, mostly: `d` is the record `context.data`."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+
+    def policies(self, most: int) -> dict[str, str]:
+        """Some policies by id, of which one at least is a permit."""
+        count = self._random.randint(0, most - 1)
+        drawn = [self.policy() for _ in range(count)]
+        return {
+            f"rule-{i}": each
+            for i, each in enumerate(["permit (principal, action, resource);", *drawn])
+        }
+
+    def policy(self) -> str:
+        """One policy without `@id`."""
+        effect = self._one(("permit", "forbid"))
+        scope = f"{self._scope('principal')}, {self._action()}, {self._scope('resource')}"
+        clauses = "".join(
+            f" {self._one(('when', 'when', 'unless'))} {{ {self.bool(self._depth())} }}"
+            for _ in range(self._one((0, 1, 1, 1, 2)))
+        )
+        return f"{effect} ({scope}){clauses};"
+
+    def bool(self, depth: int) -> str:
+        """A condition."""
+        if depth <= 0:
+            return self._one(self._atoms())()
+        d = depth - 1
+        left = self.bool(d)
+        return self._one(
+            (
+                lambda: f"({left} && {self.bool(d)})",
+                lambda: f"({left} && {self.bool(d)})",
+                lambda: f"({left} || {self.bool(d)})",
+                lambda: f"({left} || {self.bool(d)})",
+                lambda: f"!({left})",
+                lambda: f"(if {left} then {self.bool(d)} else {self.bool(d)})",
+                lambda: f"(({left}) == ({self.bool(d)}))",
+                lambda: left,
+            )
+        )()
+
+    def _atoms(self) -> Sequence[Any]:
+        one = self._one
+        compare = ("<", "<=", ">", ">=", "==", "!=")
+        return (
+            lambda: f"{self._long_attribute()} {one(compare)} {self._literal()}",
+            lambda: f"{self._long_attribute()} {one(compare)} {self._literal()}",
+            lambda: f"{self._literal()} {one(compare)} {self._long_attribute()}",
+            lambda: f"{self.long(1)} {one(compare)} {self.long(1)}",
+            lambda: f"{self._text_attribute()} {one(('==', '!='))} {text(one(TEXTS))}",
+            lambda: f"{self._text_attribute()} {one(('==', '!='))} {text(one(TEXTS))}",
+            lambda: f"{text(one(TEXTS))} == {self._text_attribute()}",
+            lambda: f"{self._text()} == {self._text()}",
+            lambda: f"{self._text()} like {one(_PATTERNS)}",
+            lambda: f"{self._texts()}.contains({self._text()})",
+            lambda: f"context.data.{one(('labels', 'more'))}.contains({text(one(TEXTS))})",
+            lambda: f"[{text(one(TEXTS))}, {text(one(TEXTS))}].contains({self._text_attribute()})",
+            lambda: f"[{self._literal()}, {self._literal()}].contains({self._long_attribute()})",
+            lambda: f"{self._texts()}.containsAll({self._texts()})",
+            lambda: f"{self._texts()}.containsAny({self._texts()})",
+            lambda: f"{self._texts()}.isEmpty()",
+            lambda: f"{self._texts()} == {self._texts()}",
+            self._has,
+            self._has,
+            self._flag,
+            self._flag,
+            lambda: f"{self._entity()} in {self._entity()}",
+            lambda: f"{self._entity()} in [{self._entity()}, {self._entity()}]",
+            lambda: f"{self._entity()} in {one(('principal.teams', 'context.pals'))}",
+            lambda: f"{self._entity()} == {self._entity()}",
+            lambda: f"{self._entity()} is {one(TYPES)}",
+            lambda: f"{self._entity()} is {one(TYPES)} in {self._entity()}",
+            lambda: f"principal.teams.contains({self._entity()})",
+            lambda: f"action in Action::{text(one(('task', 'event', 'all')))}",
+            lambda: f"action == Action::{text(one(ACTIONS))}",
+            lambda: f"{self._decimal()}.{one(_DECIMAL_TESTS)}({self._decimal()})",
+            lambda: f"{self._decimal()} == {self._decimal()}",
+            self._odd,
+            self._record,
+            self._ill_typed,
+        )
+
+    def long(self, depth: int) -> str:
+        """A number."""
+        if depth <= 0:
+            return self._one((self._long_attribute, self._literal))()
+        return self._one(
+            (
+                lambda: f"({self.long(depth - 1)} {self._one(('+', '-', '*'))} {self.long(0)})",
+                lambda: f"-({self.long(depth - 1)})",
+                lambda: f"(if {self.bool(0)} then {self.long(0)} else {self.long(0)})",
+                lambda: self.long(0),
+            )
+        )()
+
+    def _long_attribute(self) -> str:
+        return self._one(
+            (
+                "context.data.amount",
+                "context.data.amount",
+                'context["data"]["amount"]',
+                "context.data.count",
+                "context.data.inner.deep",
+                "context.data.tries",
+                "context.data.loose.weight",
+                "context.amount",
+                "resource.limit",
+                "principal.level",
+                "principal.profile.grade",
+                'Team::"red".size',
+            )
+        )
+
+    def _text_attribute(self) -> str:
+        return self._one(
+            (
+                "context.to",
+                "context.type",
+                "context.data.currency",
+                "context.data.currency",
+                "context.data.note",
+                "context.data.inner.name",
+                "context.data.loose.kind",
+                "context.dataclassification",
+                "principal.role",
+                "principal.profile.nick",
+                "principal.lead.role",
+            )
+        )
+
+    def _texts(self) -> str:
+        one = self._one
+        return one(
+            (
+                "context.data.labels",
+                "context.data.labels",
+                "context.data.more",
+                "principal.tags",
+                f"[{text(one(TEXTS))}, {text(one(TEXTS))}]",
+                f"[{text(one(TEXTS))}]",
+                f"[{self._text_attribute()}]",
+                "[]",
+            )
+        )
+
+    def _has(self) -> str:
+        return self._one(
+            (
+                "context has dataclassification",
+                "context has data",
+                "context has data.note",
+                "context.data has note",
+                'context.data has "tries"',
+                "context.data has more",
+                "context.data has loose",
+                "context has data.loose.weight",
+                "context.data.inner has name",
+                "context.data.loose has weight",
+                "context has nothing",
+                "principal has lead",
+                "principal has profile.nick",
+                "(context has data && context.data has note && context.data.note == "
+                f"{text(self._one(TEXTS))})",
+                "(context has dataclassification && context.dataclassification == "
+                f"{text(self._one(TEXTS))})",
+            )
+        )
+
+    def _flag(self) -> str:
+        return self._one(
+            (
+                "context.in_run",
+                "context.delegated",
+                "context.data.urgent",
+                "!context.in_run",
+                "(context.delegated == true)",
+                "true",
+                "false",
+            )
+        )
+
+    def _entity(self) -> str:
+        return self._one(
+            (
+                "principal",
+                "principal",
+                "resource",
+                "resource",
+                "action",
+                "resource.team",
+                "principal.lead",
+                "principal.lead.lead",
+                "context.who",
+                'Team::"red".home',
+                'Agent::"bob".lead',
+                f"(if {self._flag()} then principal else resource)",
+                *ENTITIES,
+            )
+        )
+
+    def _decimal(self) -> str:
+        literal = f'decimal("{self._one(DECIMALS)}")'
+        return self._one(("context.data.price", "context.price", "principal.limit", literal))
+
+    def _odd(self) -> str:
+        one = self._one
+        return one(
+            (
+                f'context.from.isInRange(ip("{one(ADDRESSES)}"))',
+                f"context.from.{one(('isIpv4', 'isIpv6', 'isLoopback', 'isMulticast'))}()",
+                f'context.from == ip("{one(ADDRESSES)}")',
+                f'context.when {one(_ORDER)} datetime("{one(TIMES)}")',
+                f'context.when.offset(context.lasts) > datetime("{one(TIMES)}")',
+                f'context.when.durationSince(datetime("{one(TIMES)}")).toDays() > 1',
+                f'context.when.toDate() == datetime("{one(TIMES)}")',
+                f'context.when.toTime() < duration("{one(DURATIONS)}")',
+                f'context.lasts <= duration("{one(DURATIONS)}")',
+                f"context.lasts.{one(_DURATION_PARTS)}() > {self._literal()}",
+                "context.who == principal",
+                "context.who.level < context.amount",
+                "context.who in principal.lead",
+                'context.who in Team::"red"',
+                "context.who.lead.role == principal.role",
+                "context.pals.contains(principal)",
+                "context.pals.containsAny([principal, context.who])",
+                f"context.numbers.contains({self.long(0)})",
+                "context.numbers == [1, 2]",
+                "context.numbers.isEmpty()",
+                "context.rows.contains([1])",
+                "context.rows == [[1], []]",
+                "context.amount <= resource.limit",
+                "context has price",
+            )
+        )
+
+    def _record(self) -> str:
+        return self._one(
+            (
+                f"{{a: {self.long(0)}, b: principal}}.a == {self._literal()}",
+                "{to: context.to} == {to: context.type}",
+                "{a: 1} has b",
+                "context.data.inner == {deep: 5}",
+                "context.data.loose == {kind: context.to}",
+                "context == context",
+                f"(if {self._flag()} then context.data else context.data).amount > 5",
+                f"(if {self._flag()} then context.data.inner else {{deep: 1}}).deep == 1",
+                "principal.profile == {grade: 0}",
+                "context.data == context.data",
+                "[context.data.inner].contains({deep: 5})",
+            )
+        )
+
+    def _ill_typed(self) -> str:
+        return self._one(
+            (
+                "context.to < 5",
+                'context.data.amount == "5"',
+                "context.in_run == 1",
+                "context.data.urgent == 0",
+                "context.data.currency",
+                "context.data.amount.deep == 1",
+                "context.to has foo",
+                "context.nothing == 1",
+                "context.data.nothing.more",
+                "context.data.labels.contains(1)",
+                "context.data.amount.contains(1)",
+                "[1, true].contains(context.data.urgent)",
+                '[1, "a"].contains(context.data.amount)',
+                "context.data.labels in principal",
+                'ip(context.to) == ip("::1")',
+                'decimal(context.to) == decimal("1.0")',
+                "principal.nothing == 1",
+                "context.data.labels < 4",
+            )
+        )
+
+    def _literal(self) -> str:
+        return str(self._one(LONGS))
+
+    def _text(self) -> str:
+        return self._one((self._text_attribute(), text(self._one(TEXTS))))
+
+    def _scope(self, of: str) -> str:
+        entity = self._one(ENTITIES)
+        type = self._one(TYPES)
+        forms = (of, of, of, of, f"{of} is {type}", f"{of} in {entity}", f"{of} == {entity}")
+        return self._one((*forms, f"{of} is {type} in {entity}"))
+
+    def _action(self) -> str:
+        action = text(self._one(ACTIONS))
+        return self._one(
+            (
+                "action",
+                "action",
+                'action in Action::"task"',
+                'action in Action::"all"',
+                'action in [Action::"event", Action::"task:pay"]',
+                f"action == Action::{action}",
+                f"action in Action::{action}",
+                'action == Action::"task"',
+            )
+        )
+
+    def _depth(self) -> int:
+        return self._one((0, 0, 1, 1, 2, 3))
+
+    def _one(self, of: Sequence[Any]) -> Any:
+        return of[self._random.randrange(len(of))]
+
+
+_ORDER = ("<", ">=", "==")
+_PATTERNS = ('"a*"', '"*"', '"*i*"', '"a\\*b"', '""')
+_DECIMAL_TESTS = ("lessThan", "lessThanOrEqual", "greaterThan", "greaterThanOrEqual")
+_DURATION_PARTS = ("toMilliseconds", "toSeconds", "toMinutes", "toHours", "toDays")
