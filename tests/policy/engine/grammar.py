@@ -38,27 +38,27 @@ def text(value: str) -> str:
 
 
 class Grammar:
-    """Policies about `task:pay`, mostly: `d` is the record `context.data`."""
+    """Policies, each of which is meant for one action."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
+        self._home = "task:pay"
 
     def policies(self, most: int) -> dict[str, str]:
-        """Some policies by id, of which one at least is a permit."""
-        count = self._random.randint(0, most - 1)
+        """Some policies by id, of which one at least is a permit. Most sets are small."""
+        count = self._one((1, 1, 1, 2, 2, 3, most - 1))
         drawn = [self.policy() for _ in range(count)]
-        return {
-            f"rule-{i}": each
-            for i, each in enumerate(["permit (principal, action, resource);", *drawn])
-        }
+        first = self._one((*["permit (principal, action, resource);"] * 4, self.policy()))
+        return {f"rule-{i}": each for i, each in enumerate([first, *drawn])}
 
     def policy(self) -> str:
         """One policy without `@id`."""
-        effect = self._one(("permit", "forbid"))
+        self._home = self._one(("task:pay", "task:pay", "task:pay", "task:odd", "task:other"))
+        effect = self._one(("permit", "forbid", "forbid"))
         scope = f"{self._scope('principal')}, {self._action()}, {self._scope('resource')}"
         clauses = "".join(
             f" {self._one(('when', 'when', 'unless'))} {{ {self.bool(self._depth())} }}"
-            for _ in range(self._one((0, 1, 1, 1, 2)))
+            for _ in range(self._one((0, 1, 1, 1, 1, 1, 1, 2)))
         )
         return f"{effect} ({scope}){clauses};"
 
@@ -83,32 +83,21 @@ class Grammar:
 
     def _atoms(self) -> Sequence[Any]:
         one = self._one
-        compare = ("<", "<=", ">", ">=", "==", "!=")
-        return (
-            lambda: f"{self._long_attribute()} {one(compare)} {self._literal()}",
-            lambda: f"{self._long_attribute()} {one(compare)} {self._literal()}",
-            lambda: f"{self._literal()} {one(compare)} {self._long_attribute()}",
-            lambda: f"{self.long(1)} {one(compare)} {self.long(1)}",
-            lambda: f"{self._text_attribute()} {one(('==', '!='))} {text(one(TEXTS))}",
+        common: tuple[Any, ...] = (
             lambda: f"{self._text_attribute()} {one(('==', '!='))} {text(one(TEXTS))}",
             lambda: f"{text(one(TEXTS))} == {self._text_attribute()}",
             lambda: f"{self._text()} == {self._text()}",
             lambda: f"{self._text()} like {one(_PATTERNS)}",
-            lambda: f"{self._texts()}.contains({self._text()})",
-            lambda: f"context.data.{one(('labels', 'more'))}.contains({text(one(TEXTS))})",
             lambda: f"[{text(one(TEXTS))}, {text(one(TEXTS))}].contains({self._text_attribute()})",
-            lambda: f"[{self._literal()}, {self._literal()}].contains({self._long_attribute()})",
+            lambda: f"[{text(one(TEXTS))}, context.to].contains({self._text_attribute()})",
+            lambda: f"{self._texts()}.contains({self._text()})",
             lambda: f"{self._texts()}.containsAll({self._texts()})",
             lambda: f"{self._texts()}.containsAny({self._texts()})",
-            lambda: f"{self._texts()}.isEmpty()",
-            lambda: f"{self._texts()} == {self._texts()}",
             self._has,
-            self._has,
-            self._flag,
             self._flag,
             lambda: f"{self._entity()} in {self._entity()}",
             lambda: f"{self._entity()} in [{self._entity()}, {self._entity()}]",
-            lambda: f"{self._entity()} in {one(('principal.teams', 'context.pals'))}",
+            lambda: f"{self._entity()} in principal.teams",
             lambda: f"{self._entity()} == {self._entity()}",
             lambda: f"{self._entity()} is {one(TYPES)}",
             lambda: f"{self._entity()} is {one(TYPES)} in {self._entity()}",
@@ -117,9 +106,53 @@ class Grammar:
             lambda: f"action == Action::{text(one(ACTIONS))}",
             lambda: f"{self._decimal()}.{one(_DECIMAL_TESTS)}({self._decimal()})",
             lambda: f"{self._decimal()} == {self._decimal()}",
-            self._odd,
             self._record,
-            self._ill_typed,
+            *((self._ill_typed,) if one(range(4)) == 0 else ()),
+        )
+        numbers: tuple[Any, ...] = (
+            lambda: f"{self._long_attribute()} {one(_COMPARE)} {self._literal()}",
+            lambda: f"{self._literal()} {one(_COMPARE)} {self._long_attribute()}",
+            lambda: f"{self.long(1)} {one(_COMPARE)} {self.long(1)}",
+            lambda: f"[{self._literal()}, {self._literal()}].contains({self._long_attribute()})",
+            lambda: f"[{self._literal()}, {self.long(0)}].contains({self._long_attribute()})",
+        )
+        pay: tuple[Any, ...] = (
+            self._guarded,
+            self._guarded,
+            self._guarded,
+            lambda: f"context.data.labels.contains({text(one(TEXTS))})",
+            lambda: f"{self._texts()}.isEmpty()",
+            lambda: f"{self._texts()} == {self._texts()}",
+        )
+        match self._home:
+            case "task:pay":
+                return (*common, *numbers, *numbers, *pay, *pay)
+            case "task:odd":
+                return (*common, *numbers, *[self._odd] * 16)
+            case _:
+                return common
+
+    def _guarded(self) -> str:
+        """What may not be there, read if it is."""
+        one = self._one
+        return one(
+            (
+                f"(context.data has tries && context.data.tries {one(_COMPARE)} {self._literal()})",
+                f"(context.data has note && context.data.note == {text(one(TEXTS))})",
+                f"!(context.data has note && context.data.note != {text(one(TEXTS))})",
+                f"(context.data has note && context.data.note like {one(_PATTERNS)})",
+                f"(context.data has more && context.data.more.contains({text(one(TEXTS))}))",
+                "(context.data has more && context.data.more == context.data.labels)",
+                "(context has data.loose.weight && context.data.loose.weight "
+                f"{one(_COMPARE)} {self._literal()})",
+                "(context has data.loose && context.data.loose has kind "
+                f"&& context.data.loose.kind == {text(one(TEXTS))})",
+                "(context has data.loose && context.data.loose == {weight: 1})",
+                "(context has data.loose && {kind: context.to} == context.data.loose)",
+                "(context.data.inner has name && context.data.inner.name == context.to)",
+                "(if context.data has tries then context.data.tries else context.data.amount) "
+                f"{one(_COMPARE)} {self._literal()}",
+            )
         )
 
     def long(self, depth: int) -> str:
@@ -136,54 +169,35 @@ class Grammar:
         )()
 
     def _long_attribute(self) -> str:
-        return self._one(
-            (
-                "context.data.amount",
-                "context.data.amount",
-                'context["data"]["amount"]',
-                "context.data.count",
-                "context.data.inner.deep",
-                "context.data.tries",
-                "context.data.loose.weight",
-                "context.amount",
-                "resource.limit",
-                "principal.level",
-                "principal.profile.grade",
-                'Team::"red".size',
-            )
-        )
+        fixed = ("resource.limit", "principal.level", "principal.profile.grade")
+        fixed = (*fixed, 'Team::"red".size', 'Agent::"cyd".level')
+        if self._home == "task:odd":
+            return self._one(("context.amount",) * 6 + fixed)
+        data = ("amount", "amount", "amount", "count", "inner.deep") * 4 + ("tries", "loose.weight")
+        attributes = tuple(f"context.data.{each}" for each in data)
+        return self._one((*attributes, 'context["data"]["amount"]', *fixed))
 
     def _text_attribute(self) -> str:
-        return self._one(
-            (
-                "context.to",
-                "context.type",
-                "context.data.currency",
-                "context.data.currency",
-                "context.data.note",
-                "context.data.inner.name",
-                "context.data.loose.kind",
-                "context.dataclassification",
-                "principal.role",
-                "principal.profile.nick",
-                "principal.lead.role",
-            )
-        )
+        fixed = ("principal.role", "principal.profile.nick", "principal.lead.role")
+        if self._home == "task:odd":
+            return self._one(("context.to",) * 6 + fixed)
+        common = ("context.to", "context.type") * 2 + ("context.dataclassification",)
+        if self._home == "task:pay":
+            return self._one(common + ("context.data.currency",) * 8 + fixed)
+        return self._one(common + fixed)
 
     def _texts(self) -> str:
         one = self._one
-        return one(
-            (
-                "context.data.labels",
-                "context.data.labels",
-                "context.data.more",
-                "principal.tags",
-                f"[{text(one(TEXTS))}, {text(one(TEXTS))}]",
-                f"[{text(one(TEXTS))}]",
-                f"[{self._text_attribute()}]",
-                "[]",
-            )
+        literals = (
+            "principal.tags",
+            f"[{text(one(TEXTS))}, {text(one(TEXTS))}]",
+            f"[{text(one(TEXTS))}]",
+            f"[{self._text_attribute()}]",
+            "[]",
         )
+        if self._home == "task:pay":
+            return one(("context.data.labels",) * 6 + ("context.data.more", *literals))
+        return one(literals)
 
     def _has(self) -> str:
         return self._one(
@@ -197,52 +211,43 @@ class Grammar:
                 "context.data has loose",
                 "context has data.loose.weight",
                 "context.data.inner has name",
+                "context has data.loose && context.data.loose has weight",
                 "context.data.loose has weight",
                 "context has nothing",
                 "principal has lead",
                 "principal has profile.nick",
-                "(context has data && context.data has note && context.data.note == "
-                f"{text(self._one(TEXTS))})",
                 "(context has dataclassification && context.dataclassification == "
                 f"{text(self._one(TEXTS))})",
             )
         )
 
     def _flag(self) -> str:
-        return self._one(
-            (
-                "context.in_run",
-                "context.delegated",
-                "context.data.urgent",
-                "!context.in_run",
-                "(context.delegated == true)",
-                "true",
-                "false",
-            )
-        )
+        if self._home == "task:odd":
+            return self._one(("true", "false", "(context.amount > 5)"))
+        urgent = ("context.data.urgent",) if self._home == "task:pay" else ()
+        flags = ("context.in_run", "context.delegated", "!context.in_run", "true")
+        return self._one((*flags, "(context.delegated == true)", *urgent))
 
     def _entity(self) -> str:
+        odd = ("context.who",) * 8 if self._home == "task:odd" else ()
+        flag = "context.in_run" if self._home != "task:odd" else "(context.amount > 9)"
         return self._one(
             (
-                "principal",
-                "principal",
-                "resource",
-                "resource",
-                "action",
-                "resource.team",
-                "principal.lead",
-                "principal.lead.lead",
-                "context.who",
-                'Team::"red".home',
+                *("principal", "principal", "resource", "resource", "action", "resource.team"),
+                *("principal.lead", "principal.lead.lead", 'Team::"red".home'),
                 'Agent::"bob".lead',
-                f"(if {self._flag()} then principal else resource)",
+                f"(if {flag} then principal else resource)",
+                f'(if {flag} then Agent::"ann" else Agent::"bob")',
+                f'(if {flag} then Agent::"bob" else Agent::"cyd").lead',
                 *ENTITIES,
+                *odd,
             )
         )
 
     def _decimal(self) -> str:
         literal = f'decimal("{self._one(DECIMALS)}")'
-        return self._one(("context.data.price", "context.price", "principal.limit", literal))
+        price = "context.data.price" if self._home == "task:pay" else "context.price"
+        return self._one((price, price, "principal.limit", literal))
 
     def _odd(self) -> str:
         one = self._one
@@ -276,19 +281,29 @@ class Grammar:
         )
 
     def _record(self) -> str:
+        if self._home != "task:pay":
+            return self._one(
+                (
+                    "{a: context.to, b: principal}.a == " + text(self._one(TEXTS)),
+                    "{to: context.to} == {to: principal.role}",
+                    "context == {to: context.to}",
+                    "(if context.in_run then context else context).to == context.to",
+                )
+            )
         return self._one(
             (
                 f"{{a: {self.long(0)}, b: principal}}.a == {self._literal()}",
                 "{to: context.to} == {to: context.type}",
-                "{a: 1} has b",
+                "{a: context.data.amount} has b",
+                "{a: context.data.amount} == {a: 10}",
                 "context.data.inner == {deep: 5}",
-                "context.data.loose == {kind: context.to}",
                 "context == context",
+                f"(if {self._flag()} then context else context).data.amount > 5",
                 f"(if {self._flag()} then context.data else context.data).amount > 5",
                 f"(if {self._flag()} then context.data.inner else {{deep: 1}}).deep == 1",
-                "principal.profile == {grade: 0}",
-                "context.data == context.data",
+                "(if context.in_run then context else {to: context.type}).to == context.to",
                 "[context.data.inner].contains({deep: 5})",
+                "[context.data.amount, context.data.count].contains(10)",
             )
         )
 
@@ -325,31 +340,32 @@ class Grammar:
     def _scope(self, of: str) -> str:
         entity = self._one(ENTITIES)
         type = self._one(TYPES)
-        forms = (of, of, of, of, f"{of} is {type}", f"{of} in {entity}", f"{of} == {entity}")
-        return self._one((*forms, f"{of} is {type} in {entity}"))
+        forms = (f"{of} is {type}", f"{of} in {entity}", f"{of} == {entity}")
+        return self._one((*[of] * 6, *forms, f"{of} is {type} in {entity}"))
 
     def _action(self) -> str:
         action = text(self._one(ACTIONS))
-        return self._one(
-            (
-                "action",
-                "action",
-                'action in Action::"task"',
-                'action in Action::"all"',
-                'action in [Action::"event", Action::"task:pay"]',
-                f"action == Action::{action}",
-                f"action in Action::{action}",
-                'action == Action::"task"',
-            )
+        home = text(self._home)
+        wide = (
+            "action",
+            'action in Action::"task"',
+            'action in Action::"all"',
+            'action in [Action::"event", Action::"task:pay"]',
+            f"action == Action::{action}",
+            f"action in Action::{action}",
+            'action == Action::"task"',
         )
+        exact = (f"action == Action::{home}", f"action in [Action::{home}]")
+        return self._one(exact * 4 + wide if home != '"task:other"' else wide)
 
     def _depth(self) -> int:
-        return self._one((0, 0, 1, 1, 2, 3))
+        return self._one((0, 0, 0, 0, 1, 1, 2, 3))
 
     def _one(self, of: Sequence[Any]) -> Any:
         return of[self._random.randrange(len(of))]
 
 
+_COMPARE = ("<", "<=", ">", ">=", "==", "!=")
 _ORDER = ("<", ">=", "==")
 _PATTERNS = ('"a*"', '"*"', '"*i*"', '"a\\*b"', '""')
 _DECIMAL_TESTS = ("lessThan", "lessThanOrEqual", "greaterThan", "greaterThanOrEqual")

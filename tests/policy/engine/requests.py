@@ -10,7 +10,7 @@ from policy.engine.grammar import ADDRESSES, DECIMALS, DURATIONS, LONGS, TEXTS, 
 from policy.engine.world import extension, reference
 from tidegate_policy.engine import Uid
 
-_PRINCIPALS = ("ann", "bob", "cyd", "dan")
+_PRINCIPALS = ("ann", "bob", "bob", "cyd", "cyd", "dan")
 _ACTIONS = ("task:pay", "task:pay", "task:pay", "task:odd", "task:other", "event:other")
 _RESOURCES = {"task": ("pay", "see", "new"), "event": ("news", "new")}
 _WRONG: tuple[Any, ...] = (
@@ -50,10 +50,10 @@ class Requests:
     def stream(self, count: int) -> list[Request]:
         """Requests, of which many differ from one before in one value, and some in none."""
         stream: list[Request] = []
-        kinds = [self._request() for _ in range(4)]
+        kinds = [self._request() for _ in range(self._one((1, 2, 3)))]
         for _ in range(count):
             request = self._one(kinds)
-            for _ in range(self._one((0, 1, 1, 2))):
+            for _ in range(self._one((0, 1, 1, 1, 2, 4))):
                 request = self._changed(request)
             if self._one(range(20)) == 0:
                 request = self._spoiled(request)
@@ -133,8 +133,13 @@ class Requests:
             **self._maybe("note", one(TEXTS)),
             **self._maybe("tries", one(LONGS)),
             **self._maybe("more", self._texts()),
-            **self._maybe("loose", {"kind": one(TEXTS)} | self._maybe("weight", one(LONGS))),
+            **self._maybe(
+                "loose", self._maybe("kind", one(TEXTS)) | self._maybe("weight", one(LONGS))
+            ),
         }
+
+    def _loose(self) -> dict[str, Any]:
+        return self._maybe("kind", self._one(TEXTS)) | self._maybe("weight", self._one(LONGS))
 
     def _texts(self) -> list[str]:
         return [self._one(TEXTS) for _ in range(self._one((0, 1, 2, 3)))]

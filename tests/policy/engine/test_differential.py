@@ -22,9 +22,7 @@ def surprised(difference: Difference) -> None:
 
 def differing(policies: Mapping[str, str], requests: Iterable[Request]) -> Counters:
     """Ask both, and fail where they differ."""
-    engine = Engine.build(
-        identified(policies), SCHEMA, CONTEXTS, ENTITIES, on_difference=surprised
-    )
+    engine = Engine.build(identified(policies), SCHEMA, CONTEXTS, ENTITIES, on_difference=surprised)
     oracle = Oracle(policies)
     for request in requests:
         answer, right = engine.ask(*request), oracle.ask(*request)

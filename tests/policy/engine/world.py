@@ -33,7 +33,7 @@ action "task:pay" in [task, all] appliesTo { principal: Agent, resource: Capabil
   data: {
     amount: Long, count: Long, currency: String, urgent: Bool, labels: Set<String>,
     price: decimal, note?: String, tries?: Long, more?: Set<String>,
-    inner: { deep: Long, name?: String }, loose?: { kind: String, weight?: Long },
+    inner: { deep: Long, name?: String }, loose?: { kind?: String, weight?: Long },
   },
 } };
 action "task:odd" in [task, all] appliesTo { principal: Agent, resource: Capability, context: {
@@ -74,7 +74,7 @@ CONTEXTS: Contexts = {
                     tries_=Scalar.LONG,
                     more_=Scalar.STRINGS,
                     inner=Record(_all(deep=Scalar.LONG, name_=Scalar.STRING)),
-                    loose_=Record(_all(kind=Scalar.STRING, weight_=Scalar.LONG)),
+                    loose_=Record(_all(kind_=Scalar.STRING, weight_=Scalar.LONG)),
                 )
             )
         )
