@@ -98,6 +98,8 @@ class Grammar:
             lambda: f"{self._entity()} in {self._entity()}",
             lambda: f"{self._entity()} in [{self._entity()}, {self._entity()}]",
             lambda: f"{self._entity()} in principal.teams",
+            lambda: f"principal in {one(ENTITIES)}",
+            lambda: f"(resource in {one(ENTITIES)} && context.in_run)",
             lambda: f"{self._entity()} == {self._entity()}",
             lambda: f"{self._entity()} is {one(TYPES)}",
             lambda: f"{self._entity()} is {one(TYPES)} in {self._entity()}",
