@@ -37,8 +37,9 @@ from .types import (
 
 _MAX_KEY_BYTES = 1024
 """Of one decision: senders choose texts, and long ones do not come again."""
-_MAX_STORES = 2048
-_PLAN_BYTES = 800
+_MAX_STORED = 50_000
+"""Entities in all stores together; each takes Cedar about 400 bytes."""
+_PLAN_BYTES = 400
 _ENTRY_BYTES = 100
 """Of a place in a dictionary that grows."""
 
@@ -105,6 +106,7 @@ class Engine:
         self._stores: dict[tuple[str, Uid], cedarpy.Entities] = {}
         self._everyone: cedarpy.Entities | None = None
         self._verdicts: dict[Verdict, Verdict] = {}
+        self._stored = 0
         self._entries = 0
         self._bytes = 0
 
@@ -280,10 +282,13 @@ class Engine:
             return self._everyone
         known = self._stores.get((principal, resource))
         if known is None:
-            if len(self._stores) >= _MAX_STORES:
-                self._stores.clear()
             roots = ((PRINCIPAL, principal), resource, *slices.looked_up)
-            known = self._stores[principal, resource] = store(self._entities, roots, slices.schema)
+            known = store(self._entities, roots, slices.schema)
+            self._stored += len(known)
+            if self._stored > _MAX_STORED:
+                self._stores.clear()
+                self._stored = len(known)
+            self._stores[principal, resource] = known
         return known
 
     def _make_room(self, size: int) -> bool:

@@ -47,10 +47,15 @@ class Requests:
     def __init__(self, random: Random) -> None:
         self._random = random
 
-    def stream(self, count: int) -> list[Request]:
-        """Requests, of which many differ from one before in one value, and some in none."""
+    def stream(self, count: int, action: str = "") -> list[Request]:
+        """Requests, of which many differ from one before in one value, and some in none.
+
+        Args:
+            count: how many.
+            action: if not any.
+        """
         stream: list[Request] = []
-        kinds = [self._request() for _ in range(self._one((1, 2, 3)))]
+        kinds = [self._request(action or self._one(_ACTIONS)) for _ in range(self._one((1, 2, 3)))]
         for _ in range(count):
             request = self._one(kinds)
             for _ in range(self._one((0, 1, 1, 1, 2, 4))):
@@ -60,8 +65,7 @@ class Requests:
             stream.append(request)
         return stream
 
-    def _request(self) -> Request:
-        action = self._one(_ACTIONS)
+    def _request(self, action: str) -> Request:
         kind = action.partition(":")[0]
         type = "Capability" if kind == "task" else "Topic"
         resource = (type, self._one(_RESOURCES[kind]))

@@ -1,0 +1,180 @@
+"""Every construct of Cedar on its own: one forbid that has it, and Cedar's answers beside."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from policy.engine.requests import Requests
+from policy.engine.test_differential import differing
+
+PAY = {
+    "equals-long": "context.data.amount == 10",
+    "not-equals-long": "context.data.amount != 10",
+    "less": "context.data.amount < 10",
+    "less-or-equal": "context.data.amount <= 10",
+    "greater": "context.data.amount > 10",
+    "greater-or-equal": "context.data.amount >= 10",
+    "literal-first": "10 < context.data.amount",
+    "negative-literal": "context.data.amount > -1",
+    "parenthesised-negative": "context.data.amount > -(1)",
+    "smallest-long": "context.data.amount == -9223372036854775808",
+    "largest-long": "context.data.amount >= 9223372036854775807",
+    "index": 'context["data"]["amount"] > 10',
+    "two-attributes": "context.data.amount < context.data.count",
+    "equal-attributes": "context.data.amount == context.data.count",
+    "optional-long": "context.data has tries && context.data.tries > 5",
+    "optional-unguarded": "context.data.tries > 5",
+    "nested-long": "context.data.inner.deep >= 5",
+    "nested-optional": 'context.data.inner has name && context.data.inner.name == "a"',
+    "optional-record": "context has data.loose.weight && context.data.loose.weight <= 9",
+    "has-optional-record": "context.data has loose",
+    "has-in-optional-record": "context.data has loose && context.data.loose has kind",
+    "add": "context.data.amount + 1 > 10",
+    "add-overflows": "context.data.amount + 9223372036854775807 > 10",
+    "subtract": "context.data.amount - context.data.count >= 0",
+    "multiply": "context.data.amount * 2 == 20",
+    "negate": "-context.data.amount < -9",
+    "equals-text": 'context.data.currency == "EUR"',
+    "not-equals-text": 'context.data.currency != "EUR"',
+    "text-first": '"EUR" == context.data.currency',
+    "unicode": 'context.data.currency == "é"',
+    "escapes": r'context.data.currency == "q\"\\" || context.data.currency == "\u{1F600}"',
+    "optional-text": 'context has dataclassification && context.dataclassification == "pii"',
+    "optional-absent": "!(context has dataclassification)",
+    "texts-equal": "context.to == context.type",
+    "like": 'context.data.currency like "a*"',
+    "like-star": r'context.data.currency like "a\*b"',
+    "attribute-in-set": '["EUR", "a"].contains(context.data.currency)',
+    "long-in-set": "[1, 10].contains(context.data.amount)",
+    "attribute-in-mixed-set": "[1, context.data.count].contains(context.data.amount)",
+    "text-in-mixed-set": '["a", context.to].contains(context.data.currency)',
+    "contains": 'context.data.labels.contains("pii")',
+    "contains-attribute": "context.data.labels.contains(context.data.currency)",
+    "contains-optional": 'context.data has more && context.data.more.contains("a")',
+    "contains-all": 'context.data.labels.containsAll(["pii", "a"])',
+    "contains-all-of-literal": '["pii", "a"].containsAll(context.data.labels)',
+    "contains-any": 'context.data.labels.containsAny(["pii", "a"])',
+    "is-empty": "context.data.labels.isEmpty()",
+    "sets-equal": 'context.data.labels == ["pii", "a"]',
+    "set-of-attributes": "[context.to, context.type].contains(context.data.currency)",
+    "set-of-records": "[context.data.inner].contains({deep: 5})",
+    "both-ways": '(context.data.labels.contains("a") && context.data.labels.contains("b")) '
+    "|| context.data.labels.isEmpty()",
+    "compared-and-read": "context.data.amount > 10 || context.data.amount == context.data.count",
+    "read-and-compared": "context.data.amount == context.data.count || context.data.amount > 10",
+    "bool": "context.in_run",
+    "bool-equals": "context.in_run == true",
+    "bool-equals-comparison": "context.in_run == (context.data.amount > 10)",
+    "bools-equal": "context.in_run == context.delegated",
+    "nested-bool": "context.data.urgent",
+    "not": "!context.in_run",
+    "and": "context.in_run && context.data.amount > 10",
+    "or": 'context.in_run || context.data.currency == "a"',
+    "if": "if context.in_run then context.data.amount > 10 else context.delegated",
+    "if-of-values": "(if context.in_run then context.data.amount else context.data.count) > 10",
+    "if-of-records": "(if context.in_run then context.data.inner else {deep: 1}).deep == 1",
+    "if-by-text": '(if context.to == "a" then 1 else 2) == 1',
+    "if-of-contexts": "(if context.in_run then context else context).data.amount > 10",
+    "record": "{a: context.data.amount}.a > 10",
+    "record-has": "{a: context.data.amount} has a",
+    "records-equal": "{a: context.data.amount} == {a: 10}",
+    "record-of-context": "context.data.inner == {deep: 5}",
+    "optional-record-equals": "context.data has loose && context.data.loose == {weight: 1}",
+    "whole-context": "context == {to: context.to}",
+    "context-in-a-set": "[context].contains(context)",
+    "data-equals": "context.data == context.data",
+    "has-nothing": "context has nothing",
+    "has-data": "context has data && context.data.amount > 10",
+    "decimal-less": 'context.data.price.lessThan(decimal("1.5"))',
+    "decimal-not-greater": 'context.data.price.lessThanOrEqual(decimal("1.5"))',
+    "decimal-equals": 'context.data.price == decimal("1.5")',
+    "decimal-of-principal": "context.data.price.greaterThan(principal.limit)",
+    "decimal-of-text": 'decimal(context.data.currency) == decimal("1.0")',
+    "resource-attribute": "context.data.amount <= resource.limit",
+    "principal-attribute": "context.data.amount > principal.level",
+    "principal-record": "principal.profile.grade < context.data.amount",
+    "principal-has": "principal.profile has nick && principal.profile.nick == context.to",
+    "principal-set": "principal.tags.contains(context.data.currency)",
+    "principal-sets": "principal.tags.containsAny(context.data.labels)",
+    "principal-in": 'principal in Team::"red" && context.in_run',
+    "principal-in-far-group": 'principal in Group::"top"',
+    "principal-in-set": 'principal in [Team::"blue", Group::"none"]',
+    "principal-in-attribute": "principal in resource.team",
+    "principal-in-its-teams": "principal in principal.teams",
+    "principal-is": "principal is Agent",
+    "resource-is-in": 'resource is Capability in Team::"red"',
+    "is-in-attribute": "principal is Agent in resource.team",
+    "is-in-choice": 'principal is Agent in (if context.in_run then Team::"blue" else Team::"red")',
+    "in-choice": 'principal in (if context.in_run then Team::"blue" else Team::"red")',
+    "resource-in-principal": "resource in principal",
+    "resource-in-home": 'resource in Team::"red".home',
+    "entities-equal": "resource.team == principal.lead",
+    "entity-equals-literal": 'resource.team == Team::"red"',
+    "entity-attribute": "principal.lead.role == context.to",
+    "entity-far": "principal.lead.lead.level == 0",
+    "entity-set": "principal.teams.contains(resource.team)",
+    "entity-sets-equal": "principal.teams == [resource.team]",
+    "literal-attribute": 'Agent::"cyd".level < context.data.amount',
+    "literal-in": 'Agent::"bob" in Group::"top"',
+    "literal-by-choice": '(if context.in_run then Agent::"bob" else Agent::"ann").level == 1',
+    "literal-missing": 'Agent::"dan".level == 1',
+    "action-in": 'action in Action::"task"',
+    "action-equals": 'action == Action::"task:pay"',
+    "ill-typed": 'context.data.amount == "10"',
+    "ill-typed-order": "context.to < 5",
+    "ill-typed-bool": "context.in_run == 1",
+    "ill-typed-short-circuit": "context.in_run && context.to < 5",
+    "attribute-of-a-text": "context.to.more == 1",
+    "has-of-a-text": "context.in_run && context.to has more",
+    "unknown-attribute": "context.in_run && context.nothing == 1",
+}
+ODD = {
+    "ip-range": 'context.from.isInRange(ip("10.0.0.0/8"))',
+    "ip-kind": "context.from.isIpv4() || context.from.isLoopback()",
+    "ip-multicast": "context.from.isMulticast() || context.from.isIpv6()",
+    "ip-equals": 'context.from == ip("::1")',
+    "datetime": 'context.when < datetime("2024-06-01")',
+    "offset": 'context.when.offset(context.lasts) >= datetime("2024-01-01")',
+    "duration-since": 'context.when.durationSince(datetime("1970-01-01")).toDays() > 1',
+    "date": 'context.when.toDate() == datetime("2024-06-01")',
+    "time": 'context.when.toTime() >= duration("1h")',
+    "duration": 'context.lasts <= duration("1h")',
+    "duration-parts": "context.lasts.toMinutes() == 90 || context.lasts.toHours() == 1",
+    "duration-units": "context.lasts.toSeconds() + context.lasts.toMilliseconds() > 0",
+    "entity": "context.who == principal",
+    "entity-attribute": "context.who.level < context.amount",
+    "entity-in-context": 'context.who in Team::"red"',
+    "principal-in-context": "principal in context.pals",
+    "entity-far": "context.who has lead && context.who.lead.level == 0",
+    "entity-set": "context.pals.contains(principal)",
+    "entity-set-all": "context.pals.containsAll([principal, context.who])",
+    "long-set": "context.numbers.contains(1)",
+    "long-set-equals": "context.numbers == [1, 2]",
+    "long-set-empty": "context.numbers.isEmpty()",
+    "set-of-sets": "context.rows.contains([1])",
+    "sets-of-sets": "context.rows == [[], [1]]",
+    "optional-decimal": 'context has price && context.price.lessThan(decimal("1.5"))',
+    "optional": "context has price",
+    "comparison-beside": "context.amount > 10",
+}
+
+
+@pytest.mark.parametrize("name", PAY)
+def test_a_construct(name: str) -> None:
+    """As Cedar, when read of typed data; `unless` is the other side of the same."""
+    requests = Requests(Random(name)).stream(150, "task:pay")
+
+    for clause in ("when", "unless"):
+        forbid = f"forbid (principal, action, resource) {clause} {{ {PAY[name]} }};"
+        differing({"all": "permit (principal, action, resource);", "one": forbid}, requests)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_construct_of_other_types(name: str) -> None:
+    """As Cedar, when read of what the key takes as a whole."""
+    requests = Requests(Random(name)).stream(150, "task:odd")
+
+    permit = f"permit (principal, action, resource) when {{ {ODD[name]} }};"
+    differing({"one": permit}, requests)
