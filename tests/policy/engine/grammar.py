@@ -6,9 +6,12 @@ other. Most expressions have the right types. Some have not, or read what may no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
-from typing import Any
+from typing import TypeVar
+
+T = TypeVar("T")
+Written = Callable[[], str]
 
 LONGS = (0, 1, -1, 2, 5, 9, 10, 11, 100, 2**63 - 1, -(2**63))
 TEXTS = ("", "a", "b", "pii", "agent", "EUR", "é", "a*b", "\U0001f600", 'q"\\')
@@ -68,22 +71,21 @@ class Grammar:
             return self._one(self._atoms())()
         d = depth - 1
         left = self.bool(d)
-        return self._one(
-            (
-                lambda: f"({left} && {self.bool(d)})",
-                lambda: f"({left} && {self.bool(d)})",
-                lambda: f"({left} || {self.bool(d)})",
-                lambda: f"({left} || {self.bool(d)})",
-                lambda: f"!({left})",
-                lambda: f"(if {left} then {self.bool(d)} else {self.bool(d)})",
-                lambda: f"(({left}) == ({self.bool(d)}))",
-                lambda: left,
-            )
-        )()
+        forms: tuple[Written, ...] = (
+            lambda: f"({left} && {self.bool(d)})",
+            lambda: f"({left} && {self.bool(d)})",
+            lambda: f"({left} || {self.bool(d)})",
+            lambda: f"({left} || {self.bool(d)})",
+            lambda: f"!({left})",
+            lambda: f"(if {left} then {self.bool(d)} else {self.bool(d)})",
+            lambda: f"(({left}) == ({self.bool(d)}))",
+            lambda: left,
+        )
+        return self._one(forms)()
 
-    def _atoms(self) -> Sequence[Any]:
+    def _atoms(self) -> Sequence[Written]:
         one = self._one
-        common: tuple[Any, ...] = (
+        common: tuple[Written, ...] = (
             lambda: f"{self._text_attribute()} {one(('==', '!='))} {text(one(TEXTS))}",
             lambda: f"{text(one(TEXTS))} == {self._text_attribute()}",
             lambda: f"{self._text()} == {self._text()}",
@@ -111,14 +113,14 @@ class Grammar:
             self._record,
             *((self._ill_typed,) if one(range(4)) == 0 else ()),
         )
-        numbers: tuple[Any, ...] = (
+        numbers: tuple[Written, ...] = (
             lambda: f"{self._long_attribute()} {one(_COMPARE)} {self._literal()}",
             lambda: f"{self._literal()} {one(_COMPARE)} {self._long_attribute()}",
             lambda: f"{self.long(1)} {one(_COMPARE)} {self.long(1)}",
             lambda: f"[{self._literal()}, {self._literal()}].contains({self._long_attribute()})",
             lambda: f"[{self._literal()}, {self.long(0)}].contains({self._long_attribute()})",
         )
-        pay: tuple[Any, ...] = (
+        pay: tuple[Written, ...] = (
             self._guarded,
             self._guarded,
             self._guarded,
@@ -161,18 +163,17 @@ class Grammar:
         """A number."""
         if depth <= 0:
             return self._one((self._long_attribute, self._literal))()
-        return self._one(
-            (
-                lambda: f"({self.long(depth - 1)} {self._one(('+', '-', '*'))} {self.long(0)})",
-                lambda: f"-({self.long(depth - 1)})",
-                lambda: f"(if {self.bool(0)} then {self.long(0)} else {self.long(0)})",
-                lambda: self.long(0),
-            )
-        )()
+        forms: tuple[Written, ...] = (
+            lambda: f"({self.long(depth - 1)} {self._one(('+', '-', '*'))} {self.long(0)})",
+            lambda: f"-({self.long(depth - 1)})",
+            lambda: f"(if {self.bool(0)} then {self.long(0)} else {self.long(0)})",
+            lambda: self.long(0),
+        )
+        return self._one(forms)()
 
     def _long_attribute(self) -> str:
-        fixed = ("resource.limit", "principal.level", "principal.profile.grade")
-        fixed = (*fixed, 'Team::"red".size', 'Agent::"cyd".level')
+        named = ('Team::"red".size', 'Agent::"cyd".level')
+        fixed = ("resource.limit", "principal.level", "principal.profile.grade", *named)
         if self._home == "task:odd":
             return self._one(("context.amount",) * 6 + fixed)
         data = ("amount", "amount", "amount", "count", "inner.deep") * 4 + ("tries", "loose.weight")
@@ -226,12 +227,13 @@ class Grammar:
     def _flag(self) -> str:
         if self._home == "task:odd":
             return self._one(("true", "false", "(context.amount > 5)"))
-        urgent = ("context.data.urgent",) if self._home == "task:pay" else ()
-        flags = ("context.in_run", "context.delegated", "!context.in_run", "true")
-        return self._one((*flags, "(context.delegated == true)", *urgent))
+        flags = ["context.in_run", "context.delegated", "!context.in_run", "true"]
+        if self._home == "task:pay":
+            flags.append("context.data.urgent")
+        return self._one((*flags, "(context.delegated == true)"))
 
     def _entity(self) -> str:
-        odd = ("context.who",) * 8 if self._home == "task:odd" else ()
+        odd = ["context.who"] * 8 if self._home == "task:odd" else []
         flag = "context.in_run" if self._home != "task:odd" else "(context.amount > 9)"
         return self._one(
             (
@@ -363,7 +365,7 @@ class Grammar:
     def _depth(self) -> int:
         return self._one((0, 0, 0, 0, 1, 1, 2, 3))
 
-    def _one(self, of: Sequence[Any]) -> Any:
+    def _one(self, of: Sequence[T]) -> T:
         return of[self._random.randrange(len(of))]
 
 

@@ -76,11 +76,11 @@ class Requests:
         other = self._context(request.action)
         context = dict(request.context)
         name = self._one(sorted(context.keys() | other.keys()))
-        inner, new = context.get(name), other.get(name)
-        if name == "data" and isinstance(inner, dict) and isinstance(new, dict):
+        if name == "data":
+            inner: dict[str, Any] = context[name]
+            new: dict[str, Any] = other[name]
             deep = self._one(sorted(inner.keys() | new.keys()))
-            context[name] = _with(inner, deep, new)
-            return request._replace(context=context)
+            return request._replace(context=context | {name: _with(inner, deep, new)})
         return request._replace(context=_with(context, name, other))
 
     def _spoiled(self, request: Request) -> Request:
