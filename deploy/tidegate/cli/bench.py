@@ -13,6 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from tidegate.bench import boundary as account_boundary
+from tidegate.bench import decide as decisions
 from tidegate.bench import load
 from tidegate.bench.boundary import Plan, Row
 from tidegate.bench.load import Figure, OnProgress
@@ -61,6 +62,24 @@ def e2e(
 ) -> None:
     """Runs of a one-step blueprint a second: event, task, result, end."""
     _bench("e2e", runs, lambda state, on: load.e2e(state, runs, size, on), as_json)
+
+
+@app.command()
+def decide(
+    messages: Annotated[
+        int, typer.Option(min=30, max=10_000_000, help="Messages of the same flows.")
+    ] = 60_000,
+    keys: Annotated[
+        int, typer.Option(min=1, max=10_000_000, help="Messages that are never alike.")
+    ] = 1_000_000,
+    as_json: JsonOption = False,
+) -> None:
+    """What a decision of policy costs, by Cedar and remembered; in one process, without a bus."""
+
+    async def measure(_: Path, on_progress: OnProgress) -> list[Figure]:
+        return decisions.decide(messages, keys, on_progress)
+
+    _bench("decide", decisions.requests(messages, keys), measure, as_json)
 
 
 @app.command()
