@@ -42,10 +42,14 @@ class Request(NamedTuple):
 
 
 class Requests:
-    """Requests of few kinds, so that many are alike."""
+    """Requests of few kinds, so that many are alike.
 
-    def __init__(self, random: Random) -> None:
+    They differ mostly in what a text names, such as that of a policy, if there is one.
+    """
+
+    def __init__(self, random: Random, about: str = "") -> None:
         self._random = random
+        self._about = about
 
     def stream(self, count: int, action: str = "") -> list[Request]:
         """Requests, of which many differ from one before in one value, and some in none.
@@ -75,13 +79,19 @@ class Requests:
         """Another value of one attribute, or one more, or one less."""
         other = self._context(request.action)
         context = dict(request.context)
-        name = self._one(sorted(context.keys() | other.keys()))
+        name = self._name(context.keys() | other.keys())
         if name == "data":
             inner: dict[str, Any] = context[name]
             new: dict[str, Any] = other[name]
-            deep = self._one(sorted(inner.keys() | new.keys()))
+            deep = self._name(inner.keys() | new.keys())
             return request._replace(context=context | {name: _with(inner, deep, new)})
         return request._replace(context=_with(context, name, other))
+
+    def _name(self, names: set[str]) -> str:
+        named = sorted(name for name in names if name in self._about)
+        if "data" in named and self._one((True, True, True, False)):
+            return "data"
+        return self._one(named if named and self._one((True, False)) else sorted(names))
 
     def _spoiled(self, request: Request) -> Request:
         """Something that the schema does not have."""

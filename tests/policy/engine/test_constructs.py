@@ -164,7 +164,7 @@ ODD = {
 @pytest.mark.parametrize("name", PAY)
 def test_a_construct(name: str) -> None:
     """As Cedar, when read of typed data; `unless` is the other side of the same."""
-    requests = Requests(Random(name)).stream(150, "task:pay")
+    requests = Requests(Random(name), PAY[name]).stream(150, "task:pay")
 
     for clause in ("when", "unless"):
         forbid = f"forbid (principal, action, resource) {clause} {{ {PAY[name]} }};"
@@ -174,7 +174,7 @@ def test_a_construct(name: str) -> None:
 @pytest.mark.parametrize("name", ODD)
 def test_a_construct_of_other_types(name: str) -> None:
     """As Cedar, when read of what the key takes as a whole."""
-    requests = Requests(Random(name)).stream(150, "task:odd")
+    requests = Requests(Random(name), ODD[name]).stream(150, "task:odd")
 
     permit = f"permit (principal, action, resource) when {{ {ODD[name]} }};"
     differing({"one": permit}, requests)

@@ -46,14 +46,15 @@ def total(each: Iterable[Counters]) -> Counters:
 @given(random=st.randoms(use_true_random=False))
 def test_the_engine_answers_as_cedar_does(random: Random) -> None:
     """Whatever the policies say, and however often the like was asked."""
-    differing(Grammar(random).policies(6), Requests(random).stream(30))
+    policies = Grammar(random).policies(6)
+    differing(policies, Requests(random, "".join(policies.values())).stream(30))
 
 
 def test_a_sensible_share_of_answers_is_remembered() -> None:
     """The same over more requests: of policies of every kind, half of the answers at least."""
+    random = Random(1)
     counts = total(
-        differing(Grammar(Random(seed)).policies(8), Requests(Random(seed)).stream(60))
-        for seed in range(120)
+        differing(Grammar(random).policies(8), Requests(random).stream(60)) for _ in range(120)
     )
 
     assert counts.hits > 0.2 * (counts.hits + counts.misses + counts.uncached), counts
@@ -65,4 +66,5 @@ def test_many_sets_of_policies(seed: int) -> None:
     """The same for long."""
     random = Random(seed)
     for _ in range(100):
-        differing(Grammar(random).policies(12), Requests(random).stream(100))
+        policies = Grammar(random).policies(12)
+        differing(policies, Requests(random, "".join(policies.values())).stream(100))
