@@ -118,7 +118,7 @@ def test_ctrl_c_while_it_starts_leaves_nothing(tidegate: Shell, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("file", "text", "why"),
     [
-        ("policy/more.cedar", "permit (principal);", "hello/policy/more.cedar: this policy"),
+        ("policy/more.cedar", "permit (principal);", "hello/policy/more.cedar:1: this policy"),
         ("agents/greeter.yaml", "team: a\n", "agents/greeter.yaml:1: name: is required"),
         ("greeter.py", "1 / 0\n", "front-desk.greeter cannot start: cannot import greeter"),
     ],

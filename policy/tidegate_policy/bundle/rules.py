@@ -203,7 +203,7 @@ def _inside(node: Any) -> Iterable[Any]:
     if isinstance(node, Mapping):
         return cast("Mapping[str, Any]", node).values()
     if isinstance(node, tuple):
-        return node  # pyright: ignore[reportUnknownVariableType]  # of anything
+        return cast("Iterable[Any]", node)
     return (getattr(node, part.name) for part in fields(node)) if is_dataclass(node) else ()
 
 
