@@ -6,13 +6,11 @@ Exit status: 0 done, 1 something is not as it should be, 2 bad input, 3 refused 
 
 from __future__ import annotations
 
-import importlib
 import sys
 from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from tidegate_schemas.errors import (
     Denied,
@@ -25,7 +23,8 @@ from tidegate_schemas.errors import (
     first_error,
 )
 
-from .console import clean, err, group, print_json
+from .console import clean, err, print_json
+from .lazy import LazyGroup
 
 _COMMANDS = {
     "demo": "demo",
@@ -36,6 +35,7 @@ _COMMANDS = {
     "ledger": "ledger",
     "agent": "agents",
     "identity": "identity",
+    "policy": "policy",
     "doctor": "doctor",
     "tls": "tls",
     "bench": "bench",
@@ -46,33 +46,15 @@ _COMMANDS = {
 """Each command and the module that holds it, in the order of the help."""
 
 
-class _Commands(TyperGroup):
-    """Imports a command's module when it is asked for: a worker needs no benchmarks.
-
-    Contexts and commands are of the click that typer has inside, which it does not export.
-    """
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(_COMMANDS)
+class _Commands(LazyGroup):
+    modules = _COMMANDS
+    package = __name__
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in _COMMANDS:
-            return None
-        module = importlib.import_module(f".{_COMMANDS[cmd_name]}", __package__)
-        if hasattr(module, "app"):
-            command = typer.main.get_command(module.app)
-        else:
-            single = group()
-            single.command(cmd_name)(getattr(module, cmd_name))
-            command = typer.main.get_command(single)
-        command.name = cmd_name
-        return command
 
 
 app = typer.Typer(

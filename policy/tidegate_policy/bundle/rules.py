@@ -195,10 +195,10 @@ def _misread(policy: pst.Template) -> Iterator[tuple[str, str]]:
             case pst.EntityLit(uid) as found if found in groups:
                 yield f"no message is {uid} itself: it stands for several actions", uid.id
             case node:
-                todo += _inside(node)
+                todo += inside(node)
 
 
-def _inside(node: Any) -> Iterable[Any]:
+def inside(node: Any) -> Iterable[Any]:
     """The parts of a node of a syntax tree."""
     if isinstance(node, Mapping):
         return cast("Mapping[str, Any]", node).values()

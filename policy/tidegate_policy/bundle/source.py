@@ -22,10 +22,14 @@ _MARK = re.compile(rf"{_QUIET}|@\s*(\w+)")
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One policy as it is written, from its first word to its semicolon. `line` is 1-based."""
+    """One policy as it is written, from its first word to its semicolon.
+
+    `line` is 1-based, `start` its place in the text.
+    """
 
     line: int
     text: str
+    start: int
 
     def line_of(self, text: str) -> int:
         """Where something stands in it first; its own line if it does not."""
@@ -53,12 +57,18 @@ def statements(text: str) -> list[Statement]:
         if word == ";":
             line += text.count("\n", counted, start)
             counted = start
-            found.append(Statement(line, text[start : piece.end()]))
+            found.append(Statement(line, text[start : piece.end()], start))
             start = -1
     if start >= 0:
         line += text.count("\n", counted, start)
-        found.append(Statement(line, text[start:]))
+        found.append(Statement(line, text[start:], start))
     return found
+
+
+def comments(text: str) -> list[str]:
+    """All comments, in order."""
+    found = (piece[0].rstrip() for piece in _PIECE.finditer(text))
+    return [piece for piece in found if piece.startswith("//")]
 
 
 def too_much(file: str, text: str) -> Fault | None:

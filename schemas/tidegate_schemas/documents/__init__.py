@@ -148,6 +148,11 @@ def loads(text: str, model: type[ModelT], path: Path) -> ModelT:
     if len(text) > MAX_DOCUMENT_BYTES:
         raise InvalidDocument(path, [_TOO_LARGE])
     data, lines = (read_toml if path.suffix.lower() == ".toml" else read_yaml)(text, path)
+    return fitted(data, lines, model, path)
+
+
+def fitted(data: object, lines: Lines, model: type[ModelT], path: Path) -> ModelT:
+    """As `load`, for what a file was found to hold, and where its parts stand."""
     faults = [Problem(line_of(lines, at), dotted(at), what) for at, what in unportable(data)]
     if faults:
         raise InvalidDocument(path, faults)
