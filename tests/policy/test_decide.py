@@ -213,7 +213,7 @@ GROUNDS: dict[str, tuple[bytes, Verdict, str, tuple[str, ...]]] = {
     "nobody": (envelope(kind="result", to="a.b"), Verdict.DENY, "unknown_destination", ()),
     "forbidden": (envelope("secret"), Verdict.DENY, "forbidden", ("no-secrets",)),
     "not permitted": (envelope("closed"), Verdict.DENY, "not_permitted", ()),
-    "policy fails": (envelope("boom"), Verdict.DENY, "policy_error", ("open",)),
+    "policy fails": (envelope("boom"), Verdict.DENY, "policy_error", ()),
     "event": (envelope(), Verdict.ALLOW, "permitted", ("open", "open-too")),
     "task": (envelope(**TASK), Verdict.ALLOW, "permitted", ("open",)),
     "result": (envelope(kind="result", to=PROVIDER), Verdict.ALLOW, "permitted", ("open",)),

@@ -8,7 +8,6 @@ facts      what policy may see of the data of a message
 schema     the Cedar schema that follows from the facts
 groups     who is in which group
 snapshot   a bundle and a roster: questions and answers
-evaluate   the engine
 faults     how a fault is told
 
 What is refused here is what no gateway may take. What its author should know besides is advice.

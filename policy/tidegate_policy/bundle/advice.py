@@ -73,14 +73,9 @@ def advise(bundle: Bundle, known: Known) -> list[Fault]:
 
 def _world(bundle: Bundle, known: Known) -> World:
     entities = bundle.groups.entities(known.roster)
-    parents = {
-        (one["uid"]["type"], one["uid"]["id"]): frozenset(
-            (parent["type"], parent["id"]) for parent in one["parents"]
-        )
-        for one in entities
-    }
-    for uid, inside in bundle.groups.parents.items():  # also who is not there yet
-        parents[uid] = parents.get(uid, frozenset()) | frozenset(inside)
+    parents = {uid: frozenset(groups) for uid, (_, groups) in entities.items()}
+    for uid, groups in bundle.groups.parents.items():  # also who is not there yet
+        parents[uid] = parents.get(uid, frozenset()) | frozenset(groups)
     for kind, to in bundle.facts.declared:
         if kind is Kind.EVENT:
             parents.setdefault(("Topic", to), frozenset())

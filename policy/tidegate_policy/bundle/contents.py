@@ -8,24 +8,31 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import cedarpy
+import structlog
+from prometheus_client import Counter
 
+from tidegate_policy.engine import Difference, Engine
 from tidegate_policy.roster import Roster
 from tidegate_schemas.errors import InvalidDocument, InvalidPolicy
 
 from . import facts as facts_file
 from . import groups as groups_file
 from . import schema as schema_file
-from .evaluate import Policies
 from .facts import Facts
 from .faults import Fault, one_line
 from .groups import Groups, read_groups
 from .rules import MAX_IDS, Rule, read_rules
 from .snapshot import Snapshot
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.policy")
+DIFFERENCES = Counter(
+    "tidegate_policy_differences", "Remembered decisions that were wrong: an alarm, never expected"
+)
 
 _TESTS = re.compile(r"tests/[^/]+\.yaml")
 
@@ -40,7 +47,6 @@ class Bundle:
         rules: all policies, by id.
         facts: what policy may see of data.
         groups: who is in which group.
-        schema: the engine's handle of the schema.
     """
 
     digest: str
@@ -48,7 +54,6 @@ class Bundle:
     rules: Mapping[str, Rule]
     facts: Facts
     groups: Groups
-    schema: cedarpy.Schema
 
     @classmethod
     def of_files(cls, files: Mapping[str, str]) -> Bundle:
@@ -67,21 +72,49 @@ class Bundle:
         return Snapshot(self, roster)
 
     @cached_property
-    def enforced(self) -> Policies:
-        """All without `@shadow`."""
-        return Policies({n: rule.policy for n, rule in self.rules.items() if not rule.shadow})
+    def enforced(self) -> Engine:
+        """All policies without `@shadow`, about nobody yet."""
+        return self._engine(rule for rule in self.rules.values() if not rule.shadow)
 
     @cached_property
-    def everything(self) -> Policies:
-        """All of them."""
-        return Policies({n: rule.policy for n, rule in self.rules.items()})
+    def shadowed(self) -> Engine | None:
+        """All of them; None where none bears `@shadow`."""
+        if not any(rule.shadow for rule in self.rules.values()):
+            return None
+        return self._engine(self.rules.values())
 
     @cached_property
-    def redacting(self) -> Policies:
-        """Those in force that redact."""
-        return Policies(
-            {n: p for n, p in self.enforced.trees.items() if self.rules[n].obligations.redactions}
+    def redacting(self) -> Engine | None:
+        """Those in force that redact; None where there are none."""
+        return self._engine(self.redactions) if self.redactions else None
+
+    @cached_property
+    def redactions(self) -> tuple[Rule, ...]:
+        """The rules in force that redact, by id."""
+        rules = (rule for _, rule in sorted(self.rules.items()))
+        return tuple(rule for rule in rules if rule.obligations.redactions and not rule.shadow)
+
+    def _engine(self, rules: Iterable[Rule]) -> Engine:
+        return Engine.build(
+            {rule.id: rule.policy for rule in rules},
+            self.files[schema_file.NAME],
+            schema_file.contexts(self.facts),
+            {},
+            on_difference=_differs,
         )
+
+
+def _differs(found: Difference) -> None:
+    """A remembered decision was wrong. From here on that engine asks Cedar each time."""
+    DIFFERENCES.inc()
+    _log.critical(
+        "a remembered decision was wrong; nothing is remembered any more",
+        principal=found.principal,
+        action=found.action,
+        resource=found.resource,
+        remembered=found.remembered,
+        computed=found.computed,
+    )
 
 
 def examine(files: Mapping[str, str]) -> tuple[Bundle | None, list[Fault]]:
@@ -124,7 +157,7 @@ def examine(files: Mapping[str, str]) -> tuple[Bundle | None, list[Fault]]:
     if faults:
         return None, sorted(set(faults))
     complete = {**files, schema_file.NAME: text}
-    return Bundle(digest(complete), complete, rules, facts, groups, schema), []
+    return Bundle(digest(complete), complete, rules, facts, groups), []
 
 
 _EMPTY: tuple[Groups, list[Fault]] = (Groups(), [])

@@ -15,6 +15,7 @@ from typing import Any, cast
 import cedarpy
 import msgspec
 
+from tidegate_policy.engine import Entities, Uid
 from tidegate_policy.roster import Roster
 
 from .faults import Fault, meant, one_line
@@ -32,9 +33,6 @@ _PARENTS = {
 """What each type of entity may be in."""
 _MAX_ID = 255
 
-Uid = tuple[str, str]
-"""Type and id of an entity."""
-
 
 @dataclass(frozen=True, slots=True)
 class Groups:
@@ -42,8 +40,8 @@ class Groups:
 
     parents: Mapping[Uid, tuple[Uid, ...]] = field(default_factory=dict[Uid, tuple[Uid, ...]])
 
-    def entities(self, roster: Roster) -> list[dict[str, Any]]:
-        """Everybody of the roster and everything of the file, in Cedar's JSON form.
+    def entities(self, roster: Roster) -> Entities:
+        """Everybody of the roster and everything of the file.
 
         An agent of the file that is not in the roster does not take part, so it is left out.
         """
@@ -59,14 +57,13 @@ class Groups:
                 found.setdefault(uid, set()).update(parents)
                 for parent in parents:
                     found.setdefault(parent, set())
-        return [
-            {
-                "uid": _uid(uid),
-                "attrs": ({"role": roster.members[uid[1]].role.value} if uid[0] == "Agent" else {}),
-                "parents": [_uid(parent) for parent in sorted(parents)],
-            }
-            for uid, parents in sorted(found.items())
-        ]
+        return {
+            uid: (
+                {"role": roster.members[uid[1]].role.value} if uid[0] == "Agent" else {},
+                tuple(sorted(parents)),
+            )
+            for uid, parents in found.items()
+        }
 
     def faults(self, schema: cedarpy.Schema) -> Iterator[Fault]:
         """What the engine does not take: a group inside of itself."""

@@ -14,11 +14,11 @@ from functools import cached_property
 
 from cedarpy import pst
 
+from tidegate_policy.engine import Uid
 from tidegate_schemas.identity import GIVEN
 from tidegate_schemas.subjects import Kind
 
 from .facts import KINDS, Facts
-from .groups import Uid
 from .rules import Rule
 from .schema import RESOURCES
 

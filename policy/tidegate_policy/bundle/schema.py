@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
+from tidegate_policy.engine import Attribute, Contexts, Record, Scalar
 from tidegate_schemas.subjects import Kind
 
 from .facts import KINDS, Facts
@@ -34,6 +35,13 @@ _CONTEXT = (
     "dataclassification?: String",
 )
 _TYPES = {"Decimal": "__cedar::decimal"}
+_SCALARS = {
+    "Bool": Scalar.BOOL,
+    "Long": Scalar.LONG,
+    "String": Scalar.STRING,
+    "Set<String>": Scalar.STRINGS,
+    "Decimal": Scalar.DECIMAL,
+}
 
 
 def schema_text(facts: Facts) -> str:
@@ -46,6 +54,23 @@ def schema_text(facts: Facts) -> str:
         }
         parts.append(_action(facts.action(kind, to), kind, data))
     return "\n".join(parts)
+
+
+def contexts(facts: Facts) -> Contexts:
+    """The types of the contexts of all actions, as the engine wants them."""
+    base = dict(map(_attribute, _CONTEXT))
+    found = {f"{kind}:other": Record(base) for kind in KINDS}
+    for (kind, to), declared in facts.declared.items():
+        data = Record(
+            {n: Attribute(_SCALARS[fact.type], fact.required) for n, fact in declared.items()}
+        )
+        found[facts.action(kind, to)] = Record({**base, "data": Attribute(data)})
+    return found
+
+
+def _attribute(declared: str) -> tuple[str, Attribute]:
+    name, type_ = declared.split(": ")
+    return name.removesuffix("?"), Attribute(_SCALARS[type_], not name.endswith("?"))
 
 
 def _action(name: str, kind: Kind, data: dict[str, str]) -> str:

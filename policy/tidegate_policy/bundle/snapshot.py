@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import cedarpy
-import msgspec
 
 from tidegate_policy.obligations import NONE, Obligations, merge
 from tidegate_policy.roster import Roster
 from tidegate_schemas.subjects import Kind
 
-from .evaluate import Evaluator
 from .schema import RESOURCES
 
 if TYPE_CHECKING:
     from .contents import Bundle
+
+
+_MAX_DEMANDED = 10_000
 
 
 class Question(NamedTuple):
@@ -76,8 +74,11 @@ class Snapshot:
     def __init__(self, bundle: Bundle, roster: Roster) -> None:
         self.bundle = bundle
         self.roster = roster
-        entities = msgspec.json.encode(bundle.groups.entities(roster)).decode()
-        self._entities = cedarpy.Entities.from_json_str(entities, bundle.schema)
+        self._demanded: dict[tuple[str, ...], tuple[Obligations, bool]] = {}
+        entities = bundle.groups.entities(roster)
+        self._enforced = bundle.enforced.of(entities)
+        self._shadowed = bundle.shadowed.of(entities) if bundle.shadowed else None
+        self._redacting = bundle.redacting.of(entities) if bundle.redacting else None
 
     def ask(self, question: Question) -> Answer:
         """Authorize a message."""
@@ -96,9 +97,9 @@ class Snapshot:
         action = bundle.facts.action(kind, to)
         request = question.by, action, (RESOURCES[kind], to), context
         said = self._enforced.ask(*request)
-        deciding = [bundle.rules[name] for name in said.policies]
+        learned = False
         if said.allowed:
-            obligations = merge(rule.obligations for rule in deciding)
+            obligations, learned = self._demands(said.policies)
         elif self._redacting:
             masked = self._redacting.ask(*request)
             # Whether one that fails would match, nobody knows. The record is for ever.
@@ -120,9 +121,20 @@ class Snapshot:
             said.policies,
             said.error,
             obligations,
-            said.allowed and all(rule.learn for rule in deciding),
+            learned,
             shadow,
         )
+
+    def _demands(self, policies: tuple[str, ...]) -> tuple[Obligations, bool]:
+        """What the permits that let a message through demand, and whether all of them learn."""
+        found = self._demanded.get(policies)
+        if found is None:
+            rules = [self.bundle.rules[name] for name in policies]
+            found = merge(rule.obligations for rule in rules), all(rule.learn for rule in rules)
+            if len(self._demanded) >= _MAX_DEMANDED:
+                self._demanded.clear()
+            self._demanded[policies] = found
+        return found
 
     def precautions(self, kind: Kind, to: str) -> Obligations:
         """What to redact of a message that policy cannot be asked about.
@@ -130,23 +142,4 @@ class Snapshot:
         Of every policy in force that might be for it; who sent it and what it says is left out.
         """
         action = self.bundle.facts.action(kind, to)
-        rules = self.bundle.rules
-        names = sorted(self.bundle.redacting.trees)
-        return merge(rules[name].redacts for name in names if rules[name].covers(action))
-
-    @cached_property
-    def _enforced(self) -> Evaluator:
-        return Evaluator(self.bundle.enforced, self.bundle.schema, self._entities)
-
-    @cached_property
-    def _shadowed(self) -> Evaluator | None:
-        bundle = self.bundle
-        if len(bundle.enforced.trees) == len(bundle.rules):
-            return None
-        return Evaluator(bundle.everything, bundle.schema, self._entities)
-
-    @cached_property
-    def _redacting(self) -> Evaluator | None:
-        if not self.bundle.redacting.trees:
-            return None
-        return Evaluator(self.bundle.redacting, self.bundle.schema, self._entities)
+        return merge(rule.redacts for rule in self.bundle.redactions if rule.covers(action))

@@ -91,7 +91,8 @@ class Requests:
         named = sorted(name for name in names if name in self._about)
         if "data" in named and self._one((True, True, True, False)):
             return "data"
-        return self._one(named if named and self._one((True, False)) else sorted(names))
+        name: str = self._one(named if named and self._one((True, False)) else sorted(names))
+        return name
 
     def _spoiled(self, request: Request) -> Request:
         """Something that the schema does not have."""

@@ -16,6 +16,9 @@ _COMMANDS = {
     "check": "check",
     "test": "test",
     "show": "show",
+    "activate": "activate",
+    "rollback": "rollback",
+    "history": "history",
 }
 """Each command and the module that holds it, in the order of the help."""
 

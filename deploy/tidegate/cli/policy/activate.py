@@ -1,0 +1,95 @@
+"""`tidegate policy activate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from tidegate import policies
+from tidegate.bus import Bus
+from tidegate.cli.console import AsOption, JsonOption, ProjectOption, StateOption, out, print_json
+from tidegate.cli.console import run as run_async
+from tidegate.policies import library
+from tidegate.project import find_project
+from tidegate_policy.bundle import Bundle, load_bundle
+from tidegate_policy.library import Library
+from tidegate_schemas.errors import InvalidInput
+from tidegate_schemas.governance import Report
+from tidegate_schemas.record import Receipt
+from tidegate_schemas.subjects import Verdict
+from tidegate_schemas.vocabulary import OPERATOR
+
+ReasonOption = Annotated[str, typer.Option(help="Why; the ledger keeps it.")]
+
+
+def activate(
+    bundle: Annotated[
+        str | None,
+        typer.Argument(help="Folder of a bundle (by default the project's), or a digest."),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="What it changes: the file that `tidegate policy diff --report` wrote."),
+    ] = None,
+    reason: ReasonOption = "",
+    principal: AsOption = str(OPERATOR),
+    project: ProjectOption = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put policies in force: for every message after the record that says so.
+
+    The bundle goes into the ledger, for ever. One that is broken, or under which you could not
+    activate the next one, is refused, and the one before stays in force. Exit status 3 when it is
+    refused.
+    """
+    given = _report(report) if report else None
+    receipt, digest = run_async(_activate(bundle, given, reason, principal, project, state))
+    say(receipt, digest, as_json)
+
+
+async def _activate(
+    bundle: str | None,
+    report: Report | None,
+    reason: str,
+    principal: str,
+    project: Path | None,
+    state: Path | None,
+) -> tuple[Receipt, str]:
+    async with await Bus.of_project(principal, project, state) as bus:
+        known = await library(bus.ledger)
+        loaded = _loaded(bundle, project, known)
+        if loaded.digest == known.active:
+            raise InvalidInput(f"{loaded.digest} is in force already")
+        if loaded.digest not in known:
+            await policies.propose(bus, loaded)
+        done = await policies.activate(bus, loaded.digest, reason=reason, report=report)
+        return done, loaded.digest
+
+
+def _loaded(bundle: str | None, project: Path | None, known: Library) -> Bundle:
+    """The bundle in a folder, or one that the ledger has."""
+    if bundle is None:
+        return load_bundle(find_project(project or Path.cwd()) / "policy")
+    if Path(bundle).is_dir():
+        return load_bundle(Path(bundle))
+    return known.bundle(known.find(bundle))
+
+
+def _report(path: Path) -> Report:
+    raise NotImplementedError
+
+
+def say(receipt: Receipt, digest: str, as_json: bool) -> None:
+    """Tell what came of an activation."""
+    waits = Verdict.HOLD in (receipt.verdict, receipt.was)
+    if as_json:
+        print_json({"bundle": digest, **msgspec.to_builtins(receipt)})
+    elif waits:
+        out.print(f"{digest} waits for approval ({receipt.detail}): record {receipt.seq}")
+        out.print(f"whoever may agrees with: tidegate approvals grant {receipt.seq} --as TEAM.NAME")
+    else:
+        out.print(f"{digest} is in force from record {receipt.seq} on", highlight=False)

@@ -1,0 +1,52 @@
+"""`tidegate policy rollback`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tidegate import policies
+from tidegate.bus import Bus
+from tidegate.cli.console import AsOption, JsonOption, ProjectOption, StateOption
+from tidegate.cli.console import run as run_async
+from tidegate.policies import library
+from tidegate_schemas.errors import InvalidInput
+from tidegate_schemas.record import Receipt
+from tidegate_schemas.vocabulary import OPERATOR
+
+from .activate import ReasonOption, say
+
+
+def rollback(
+    to: Annotated[
+        str | None, typer.Argument(help="Digest; by default what was in force before.")
+    ] = None,
+    reason: ReasonOption = "",
+    principal: AsOption = str(OPERATOR),
+    project: ProjectOption = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put earlier policies in force again. The ledger has them, whatever became of the files."""
+    receipt, digest = run_async(_rollback(to, reason, principal, project, state))
+    say(receipt, digest, as_json)
+
+
+async def _rollback(
+    to: str | None, reason: str, principal: str, project: Path | None, state: Path | None
+) -> tuple[Receipt, str]:
+    async with await Bus.of_project(principal, project, state) as bus:
+        known = await library(bus.ledger)
+        if to is not None:
+            digest = known.find(to)
+        elif len(known.activated) > 1:
+            digest = next((d for d in reversed(known.activated) if d != known.active), "")
+        else:
+            digest = ""
+        if not digest:
+            raise InvalidInput("nothing was in force before; see tidegate policy history")
+        if digest == known.active:
+            raise InvalidInput(f"{digest} is in force already")
+        return await policies.activate(bus, digest, reason=reason), digest
