@@ -71,6 +71,7 @@ class LedgerReader:
         *,
         since: int | None = None,
         filter: str | None = None,
+        batch: int = _BATCH,
         follow: bool = False,
         caught_up: Callable[[], None] | None = None,
     ) -> AsyncIterator[StoredRecord]:
@@ -81,6 +82,7 @@ class LedgerReader:
             since: ns since 1970; the first record stored then or later, instead of `start`.
             filter: a subject with wildcards; only records under it. Without one the sequences
                 are checked to be without gap.
+            batch: how many the broker is asked for at once.
             follow: go on with what is written later, for ever.
             caught_up: with `follow`, called each time the end is reached.
 
@@ -101,7 +103,7 @@ class LedgerReader:
         try:
             while True:
                 grew.clear()
-                request: dict[str, object] = {"batch": _BATCH}
+                request: dict[str, object] = {"batch": batch}
                 if position is None:
                     assert since is not None
                     request["start_time"] = rfc3339(since)
@@ -114,7 +116,7 @@ class LedgerReader:
                         raise LedgerGap(self._stream, position, stored.seq)
                     position = stored.seq + 1
                     yield stored
-                if pending or len(found) == _BATCH:
+                if pending or len(found) == batch:
                     continue
                 if not follow:
                     return

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
+import math
 from collections import OrderedDict
 
 from tidegate_schemas.errors import InvalidEnvelope, InvalidInput, InvalidPolicy
@@ -11,9 +10,7 @@ from tidegate_schemas.governance import Activation
 
 from .bundle import Bundle
 from .bundle.contents import digest as digest_of
-from .obligations import parse
 
-_LIMITS = re.compile(r'@(rate_limit|budget)\s*\(\s*"([^"\\]*)"')
 _SHORTEST = 8
 _LOADED = 4
 """Bundles that are kept ready; the others are text until somebody wants them again."""
@@ -36,7 +33,7 @@ class Library:
         self._genesis = genesis
         self.active = genesis.digest
         self.activated = [self.active]
-        self._counting: float | None = 0.0
+        self._counting: dict[str, float | None] = {genesis.digest: None}
 
     def __contains__(self, digest: str) -> bool:
         return digest == self._genesis.digest or digest in self._files
@@ -92,23 +89,28 @@ class Library:
         """It is in force from here on."""
         self.active = activation.bundle
         self.activated.append(activation.bundle)
-        for text in self._files.get(activation.bundle, {}).values():
-            self._count(text)
+        self._counting.setdefault(self.active)
 
     @property
     def counting_seconds(self) -> float | None:
         """The longest window of a limit that was ever in force; None where one has no end."""
-        return self._counting
+        longest = 0.0
+        for digest, seconds in self._counting.items():
+            if seconds is None:
+                seconds = self._counting[digest] = self._longest(digest)
+            longest = max(longest, seconds)
+        return None if math.isinf(longest) else longest
 
-    def _count(self, text: str) -> None:
-        for key, written in _LIMITS.findall(text):  # also in a comment: that costs time only
-            with contextlib.suppress(ValueError):
-                found = parse("permit", {"id": "any", key: written})
-                windows: list[float] = [rate.seconds for rate in found.rates]
-                windows += (budget.seconds for budget in found.budgets)
-                longest = max(windows, default=0.0)
-                if self._counting is not None:
-                    self._counting = max(self._counting, longest) if all(windows) else None
+    def _longest(self, digest: str) -> float:
+        """Seconds of the longest window in a bundle; infinite if there is no telling."""
+        try:
+            rules = self.bundle(digest).rules.values()
+        except InvalidPolicy:  # an earlier version took it
+            return math.inf
+        windows: list[float] = [rate.seconds for r in rules for rate in r.obligations.rates]
+        budgets = [budget.seconds for r in rules for budget in r.obligations.budgets]
+        windows += (seconds or math.inf for seconds in budgets)
+        return max(windows, default=0.0)
 
     def _keep(self, bundle: Bundle) -> None:
         self._loaded[bundle.digest] = bundle

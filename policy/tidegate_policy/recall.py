@@ -3,15 +3,19 @@
 What lasts (who takes part, bundles, controls, what waits) is read by subject from the first record
 on; what passes (the dedupe window, what was used of limits) from where it still counts. A budget of
 a run has no such moment, so under a bundle with one the whole ledger is read.
+
+What ends a wait stands under the subject of what waited, so it is looked for right behind whatever
+can end one: a command, or the end of a run. Ends of runs are read from the first hold on that the
+coordinator has in one.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import AsyncIterator, Callable
+from typing import Protocol
 
-from tidegate_bus.ledger import LedgerReader, StoredRecord
-from tidegate_schemas import subjects
+from tidegate_bus.ledger import StoredRecord
+from tidegate_schemas import subjects, vocabulary
 from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.errors import InvalidEnvelope, InvalidRecord, LedgerError
 from tidegate_schemas.record import Record
@@ -22,12 +26,29 @@ from .state import State
 _DRIFT_SECONDS = 60.0
 """By how much the clocks of gateway and broker may drift apart within a window."""
 _SECOND = 1_000_000_000
-_COMMANDS = ("identity.>", "policy.>", "approval.>", "control.>", "clock.>", "blueprint.>")
+_BUNDLES = "policy.>"
+_COMMANDS = ("identity.>", _BUNDLES, "approval.>", "control.>", "clock.>", "blueprint.>")
 """Controls that last, as patterns of destinations."""
+_MOST_AT_ONCE = 512
+
+
+class Reader(Protocol):
+    """What is needed of a `LedgerReader`; see there."""
+
+    def read(
+        self,
+        start: int = 1,
+        *,
+        since: int | None = None,
+        filter: str | None = None,
+        batch: int = _MOST_AT_ONCE,
+    ) -> AsyncIterator[StoredRecord]:
+        """Records in order."""
+        ...
 
 
 async def recall(
-    reader: LedgerReader, begin: Callable[[], State], partition: int, tail: StoredRecord, now: int
+    reader: Reader, begin: Callable[[], State], partition: int, tail: StoredRecord, now: int
 ) -> State:
     """The state after the record `tail`.
 
@@ -42,14 +63,9 @@ async def recall(
         LedgerError: a record is none that a gateway writes.
         Unavailable: the broker does not answer.
     """
+    first = await _first(reader, begin(), partition, tail, now)
     state = begin()
-    await _lasting(reader, state, partition, tail.seq)
-    first = await _since(reader, state, tail, now)
-    if first is None or first > tail.seq:
-        return state
-    # Once more, since what passes depends on what lasts as it was at each moment.
-    state = begin()
-    await _lasting(reader, state, partition, first - 1)
+    await _Lasting(reader, state, partition, first - 1).read()
     async for stored in reader.read(first):
         if stored.seq > tail.seq:
             break
@@ -57,43 +73,78 @@ async def recall(
     return state
 
 
-async def _since(reader: LedgerReader, state: State, tail: StoredRecord, now: int) -> int | None:
-    """The first record that still counts, if any does."""
+async def _first(reader: Reader, state: State, partition: int, tail: StoredRecord, now: int) -> int:
+    """The first record that still counts. It begins a submission, and is at most its last."""
+    bundles = subjects.delivery(partition, Kind.CONTROL, _BUNDLES)
+    async for stored in reader.read(filter=bundles):
+        if stored.seq > tail.seq:
+            break
+        apply(state, stored)
     seconds = state.counting_seconds
     if seconds is None:
         return 1
+    last = read(tail)
     # By the broker's clock, which may be behind ours or before it.
-    behind = tail.stored - parse_rfc3339(read(tail).time)
+    behind = tail.stored - parse_rfc3339(last.time)
     since = now + min(behind, 0) - int((seconds + _DRIFT_SECONDS) * _SECOND)
-    async for stored in reader.read(since=max(since, 0)):
-        return stored.seq
-    return None
+    first = tail.seq - last.ingress.n
+    async for stored in reader.read(since=max(since, 0), batch=1):
+        return min(first, stored.seq - read(stored).ingress.n)
+    return first
 
 
-async def _lasting(reader: LedgerReader, state: State, partition: int, last: int) -> None:
-    """Take in what lasts, up to the record `last`."""
-    patterns = [subjects.delivery(partition, Kind.CONTROL, command) for command in _COMMANDS]
-    patterns.append(subjects.verdicts(partition, Verdict.HOLD))
-    found = [[stored async for stored in _until(reader, p, last)] for p in patterns]
-    done = 0
-    for stored in heapq.merge(*found, key=lambda stored: stored.seq):
-        if stored.seq <= done:
-            continue  # it came as the consequence of one before
-        apply(state, stored)
-        done = stored.seq
-        if state.due and done < last:  # what ended with it follows it at once
-            async for next_ in reader.read(done + 1):
-                if next_.seq > last or read(next_).ingress.n == 0:
+class _Lasting:
+    """Takes in what lasts, up to the record `last`."""
+
+    def __init__(self, reader: Reader, state: State, partition: int, last: int) -> None:
+        self._reader = reader
+        self._state = state
+        self._partition = partition
+        self._last = last
+        self._heads: list[tuple[StoredRecord, AsyncIterator[StoredRecord]]] = []
+        self._ends = False
+        self._done = 0
+
+    async def read(self) -> None:
+        """Do it."""
+        for command in _COMMANDS:
+            await self._follow(subjects.delivery(self._partition, Kind.CONTROL, command))
+        await self._follow(subjects.verdicts(self._partition, Verdict.HOLD))
+        while self._heads:
+            stored, more = self._heads.pop(self._next())
+            await self._advance(more)
+            if stored.seq > self._done:  # it may have come as the consequence of one before
+                await self._take(stored)
+
+    async def _take(self, stored: StoredRecord) -> None:
+        state = self._state
+        made = self._apply(stored)
+        if state.due and self._done < self._last:  # what ended with it follows it at once
+            batch = min(len(state.due) + 1, _MOST_AT_ONCE)
+            async for next_ in self._reader.read(self._done + 1, batch=batch):
+                if next_.seq > self._last or read(next_).ingress.n == 0:
                     break
-                apply(state, next_)
-                done = next_.seq
+                self._apply(next_)
+        waits = made.verdict is Verdict.HOLD and made.by == str(vocabulary.COORDINATOR)
+        if waits and not self._ends:
+            self._ends = True
+            finished = subjects.delivery(self._partition, Kind.EVENT, vocabulary.RUN_FINISHED)
+            await self._follow(finished, stored.seq)
 
+    def _apply(self, stored: StoredRecord) -> Record:
+        self._done = stored.seq
+        return apply(self._state, stored)
 
-async def _until(reader: LedgerReader, pattern: str, last: int) -> AsyncIterator[StoredRecord]:
-    async for stored in reader.read(filter=pattern):
-        if stored.seq > last:
-            return
-        yield stored
+    async def _follow(self, pattern: str, start: int = 1) -> None:
+        await self._advance(self._reader.read(start, filter=pattern))
+
+    async def _advance(self, records: AsyncIterator[StoredRecord]) -> None:
+        stored = await anext(records, None)
+        if stored is not None and stored.seq <= self._last:
+            self._heads.append((stored, records))
+
+    def _next(self) -> int:
+        return min(range(len(self._heads)), key=lambda n: self._heads[n][0].seq)
 
 
 def apply(state: State, stored: StoredRecord) -> Record:
