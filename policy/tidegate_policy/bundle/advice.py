@@ -73,9 +73,11 @@ def advise(bundle: Bundle, known: Known) -> list[Fault]:
 
 def _world(bundle: Bundle, known: Known) -> World:
     entities = bundle.groups.entities(known.roster)
-    parents = {uid: frozenset(groups) for uid, (_, groups) in entities.items()}
-    for uid, groups in bundle.groups.parents.items():  # also who is not there yet
-        parents[uid] = parents.get(uid, frozenset()) | frozenset(groups)
+    parents = {uid: frozenset(above) for uid, (_, above) in entities.items()}
+    for uid, above in bundle.groups.parents.items():  # also who is not there yet
+        parents[uid] = parents.get(uid, frozenset()) | frozenset(above)
+        for group in above:
+            parents.setdefault(group, frozenset())
     for kind, to in bundle.facts.declared:
         if kind is Kind.EVENT:
             parents.setdefault(("Topic", to), frozenset())

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from cedarpy import pst
 
@@ -25,6 +26,11 @@ from .schema import RESOURCES
 _MAX_CASES = 50_000
 _STRANGER = "\0"
 """Begins the id of what is there and has no known name: it is in no known group."""
+
+
+class _Agent(NamedTuple):
+    uid: Uid
+    role: str
 
 
 class _Any:
@@ -81,11 +87,17 @@ class World:
         return frozenset(found)
 
     @cached_property
-    def agents(self) -> dict[Uid, _Value]:
-        """Everybody with their role, and a stranger of each role that can be given."""
-        names = self.names("Agent")
-        known: dict[Uid, _Value] = {("Agent", n): self.roles.get(n, _ANY) for n in names}
-        return known | {("Agent", f"{_STRANGER}{role}"): role.value for role in GIVEN}
+    def agents(self) -> list[_Agent]:
+        """Everybody with their role, and a stranger.
+
+        Who does not take part yet may be given any role that can be given.
+        """
+        given = [role.value for role in GIVEN]
+        return [
+            _Agent(("Agent", name), role)
+            for name in (*self.names("Agent"), _STRANGER)
+            for role in ([self.roles[name]] if name in self.roles else given)
+        ]
 
     @cached_property
     def actions(self) -> list[tuple[str, Kind]]:
@@ -98,10 +110,8 @@ class World:
         type_ = RESOURCES[kind]
         if not action.endswith(":other"):
             return [(type_, action.partition(":")[2])]
-        everything = list(self.agents) if kind is Kind.RESULT else []
-        if kind is not Kind.RESULT:
-            everything = [uid for uid in self.parents if uid[0] == type_]
-        if kind is Kind.EVENT:  # anybody may speak of anything
+        everything = [uid for uid in self.parents if uid[0] == type_]
+        if kind in (Kind.EVENT, Kind.RESULT):
             everything.append((type_, _STRANGER))
         return [uid for uid in everything if (kind, uid[1]) not in self.facts.declared]
 
@@ -111,13 +121,14 @@ class _Case:
     """Who does what to what; None could be anybody and anything."""
 
     world: World
-    by: Uid | None
+    by: _Agent | None
     action: str
     to: Uid | None
 
     def refuses(self, policy: pst.Template) -> bool:
         """Whether a policy is surely not satisfied."""
-        if self._outside(policy.principal, self.by) or self._outside(policy.resource, self.to):
+        by = self.by.uid if self.by else None
+        if self._outside(policy.principal, by) or self._outside(policy.resource, self.to):
             return True
         for clause in policy.clauses:
             if self.value(clause.expr) is isinstance(clause, pst.Unless):
@@ -150,7 +161,7 @@ class _Case:
             case pst.EntityLit(uid):
                 return _Entity(_uid(uid))
             case pst.Var("principal"):
-                return _Entity(self.by) if self.by else _ANY
+                return _Entity(self.by.uid) if self.by else _ANY
             case pst.Var("resource"):
                 return _Entity(self.to) if self.to else _ANY
             case pst.Var("action"):
@@ -199,9 +210,11 @@ class _Case:
         if base == pst.Var("context"):
             named = self.to is not None and not self.to[1].startswith(_STRANGER)
             return self.to[1] if attr == "to" and self.to and named else _ANY
+        if attr == "role" and base == pst.Var("principal"):
+            return self.by.role if self.by else _ANY
         found = self.value(base)
         if attr == "role" and isinstance(found, _Entity):
-            return self.world.agents.get(found.uid, _ANY)
+            return self.world.roles.get(found.uid[1], _ANY)
         return _ANY
 
 

@@ -21,6 +21,7 @@ MAX_IDS = 128 * 1024
 """Of all ids together, in bytes: a record names every policy that decided, and must be stored."""
 
 _POSITIONAL = re.compile(r"`(policy(\d+))`")
+_FOR_ACTION = re.compile(r' for Action::"[^"]*"')
 _PREFIX = re.compile(r"^for policy `[^`]*`, ")
 
 
@@ -97,10 +98,12 @@ def read_rules(
         faults += found
         if rule:
             rules.append(rule)
-    faults += (
-        _invalid(file, written, policies, invalid.error, facts)
-        for invalid in cedarpy.validate_policies(text, schema).errors
-    )
+    told: set[str] = set()
+    for invalid in cedarpy.validate_policies(text, schema).errors:
+        once = _FOR_ACTION.sub("", invalid.error)  # the same for each action is one fault
+        if once not in told:
+            told.add(once)
+            faults.append(_invalid(file, written, policies, invalid.error, facts))
     return rules, faults
 
 

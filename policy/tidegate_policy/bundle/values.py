@@ -43,8 +43,8 @@ def _decimal(text: bytes) -> dict[str, dict[str, str]]:
     if number is None:
         raise NotOfType("a number")
     sign, whole, fraction, exponent = (part or b"" for part in number.groups())
-    if len(text) > _MAX_NUMBER or len(exponent) > 4:
-        raise NotOfType(f"a number of at most {_MAX_NUMBER} characters")
+    if len(text) > _MAX_NUMBER or len(exponent.lstrip(b"+-")) > 3:
+        raise NotOfType(f"a number of at most {_MAX_NUMBER} characters, 3 of them an exponent")
     digits = int(whole + fraction)
     shift = int(exponent or b"0") - len(fraction) + _DIGITS
     if shift < 0:
