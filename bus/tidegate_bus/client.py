@@ -18,6 +18,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport
 
+from .broker.tls import disagreement
 from .identity.credentials import Credentials
 
 _SPARED = ("permissions violation", "stale connection")
@@ -59,16 +60,8 @@ class NatsClient(Client):
         if initial_connection:
             assert self._current_server
             wanted = self._tls is not None or self._current_server.uri.scheme == "tls"
-            if wanted and not info.get("tls_required"):
-                raise nats.errors.Error(
-                    "the broker speaks clear text, and TLS is wanted; nothing was sent. Turn on "
-                    "its TLS (server.tls in tidegate.yaml), or connect to nats:// without `tls`"
-                )
-            if not wanted and info.get("tls_required"):
-                raise nats.errors.Error(
-                    "the broker wants TLS; connect to tls:// with `tls`, the folder with "
-                    "authority.pem (`tidegate tls create` makes one for development)"
-                )
+            if why := disagreement(wanted, bool(info.get("tls_required"))):
+                raise nats.errors.Error(why)
             if wanted:
                 info = {**info, "connect_urls": None}
         await super()._process_info(info, initial_connection)

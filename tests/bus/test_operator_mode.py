@@ -22,6 +22,7 @@ from tidegate_bus.broker import accounts, topology
 from tidegate_bus.broker.accounts import GATEWAY, PROBE, REGISTRAR, WARDEN, Identity
 from tidegate_bus.broker.server import Server
 from tidegate_bus.broker.topology import Subscription
+from tidegate_bus.bulk import Access, BulkReader
 from tidegate_bus.connection import ApiError, Connection, connect
 from tidegate_bus.delivery import Delivery, Inbox
 from tidegate_bus.identity import jwt
@@ -33,6 +34,7 @@ from tidegate_bus.publisher import Publisher
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.errors import InvalidInput, InvalidName, NotConnected, Unavailable
 from tidegate_schemas.identity import Role
+from tidegate_schemas.record import decode_record
 from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import COORDINATOR
 
@@ -313,6 +315,23 @@ async def test_the_gateway_decides_and_a_worker_is_fed(deployment: Deployment) -
             await deployment.revoke(warden, Key.USER.public(Key.USER.new_seed()))
     await inbox.close()
     await asyncio.gather(*settling)
+
+
+async def test_an_operator_reads_in_bulk(deployment: Deployment) -> None:
+    """By its token, which says who may."""
+    async with deployment.gateway():
+        publisher = await deployment.publisher()
+        await publisher.publish(Envelope.new("thing.happened", id="1"))
+    records = await deployment.records()
+    access = Access(deployment.url, OPERATOR, deployment.keyring.seed(OPERATOR))
+    with BulkReader(access) as reader:
+        entries = [entry for entries in reader.read() for entry in entries]
+    refused = pytest.raises(Unavailable, match="Permissions Violation")
+    poor = Access(deployment.url, PUBLISHER, deployment.keyring.seed(PUBLISHER))
+    with BulkReader(poor) as reader, refused:
+        list(reader.read())
+
+    assert [decode_record(payload) for _, payload in entries] == records
 
 
 async def test_a_new_agent_needs_no_change_at_the_server(deployment: Deployment) -> None:

@@ -17,14 +17,16 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from support import ADMIN, LIMITS, PUBLISHER, Broker, until
+from support import ADMIN, LIMITS, OPERATOR, PUBLISHER, Broker, until
 from support.broker import IN_CONTAINER, configure
+from tidegate_bus import bulk
 from tidegate_bus.broker import authority
 from tidegate_bus.broker.accounts import REGISTRAR
 from tidegate_bus.broker.authority import create
 from tidegate_bus.broker.server import Server
 from tidegate_bus.broker.tls import client_context, server_block
 from tidegate_bus.broker.topology import converge
+from tidegate_bus.bulk import Access, BulkReader
 from tidegate_bus.connection import Connection, connect
 from tidegate_bus.identity.credentials import Credentials
 from tidegate_bus.identity.keyring import Keyring
@@ -526,3 +528,44 @@ def test_a_client_trusts_the_authority_alone(bare: Path) -> None:
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.verify_flags & ssl.VERIFY_X509_STRICT
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+# In bulk
+
+
+async def test_whoever_reads_in_bulk_speaks_tls_in_the_same_way(
+    mutual: SecureBroker, bare: Path, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the certificates of the folder; everything else is refused, with the same words."""
+    monkeypatch.setattr(bulk, "_PAUSE_SECONDS", 0.01)
+    seed = mutual.keyring.seed(OPERATOR)
+    with BulkReader(Access(mutual.url, OPERATOR, seed, mutual.certificates)) as reader:
+        assert list(reader.read()) == []
+    plain = f"nats://127.0.0.1:{mutual.server.port}"
+    for tls, url, words in (
+        (bare, mutual.url, r"does not accept our certificate .*client\.pem"),
+        (other, mutual.url, r"not of the authority that we trust"),
+        (None, mutual.url, r"not of the authority that we trust"),
+        (None, plain, r"the broker wants TLS; connect to tls:// with `tls`"),
+    ):
+        refused = pytest.raises(NotConnected, match=words)
+        with BulkReader(Access(url, OPERATOR, seed, tls)) as reader, refused:
+            list(reader.read())
+
+
+async def test_whoever_reads_in_bulk_never_speaks_clear_text_instead(
+    certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is sent to a broker that does not ask for TLS."""
+    monkeypatch.setattr(bulk, "_PAUSE_SECONDS", 0.01)
+    keyring = Keyring(tmp_path / "keys")
+    keyring.ensure(OPERATOR)
+    seed = keyring.seed(OPERATOR)
+    async with impostor() as (port, heard):
+        for scheme, tls in (("nats", certificates), ("tls", certificates), ("tls", None)):
+            clear = Access(f"{scheme}://127.0.0.1:{port}", OPERATOR, seed, tls)
+            refused = pytest.raises(NotConnected, match="TLS is wanted; nothing was sent")
+            with BulkReader(clear) as reader, refused:
+                await asyncio.to_thread(list, reader.read())
+
+    assert set(heard) == {b""}

@@ -94,6 +94,24 @@ def client_context(folder: Path) -> ssl.SSLContext:
     return context
 
 
+def disagreement(wanted: bool, asked: bool) -> str:
+    """Why a client that wants TLS or does not cannot go on with a broker; empty if they agree.
+
+    What the broker asks for comes in clear text, from whoever stands between.
+    """
+    if wanted and not asked:
+        return (
+            "the broker speaks clear text, and TLS is wanted; nothing was sent. Turn on "
+            "its TLS (server.tls in tidegate.yaml), or connect to nats:// without `tls`"
+        )
+    if asked and not wanted:
+        return (
+            "the broker wants TLS; connect to tls:// with `tls`, the folder with "
+            "authority.pem (`tidegate tls create` makes one for development)"
+        )
+    return ""
+
+
 def explain(error: BaseException) -> str:
     """What went wrong with a connection, and what to do; empty if it was nothing of TLS."""
     if isinstance(error, ssl.SSLCertVerificationError):
