@@ -1,0 +1,155 @@
+"""Conformance: the ledger's verdicts, decided again from nothing but the ledger. Pure.
+
+Every record is made anew from its submission, which it holds, and from the records before it; then
+it is compared byte for byte. Whatever is found, the next record is decided by what the ledger says.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import NamedTuple
+
+import msgspec
+
+from tidegate_bus.ingress import Submission
+from tidegate_policy.bundle import Snapshot
+from tidegate_policy.decide import MAX_LIMIT, Decision, Limits, decide, record, resolve
+from tidegate_policy.genesis import genesis
+from tidegate_policy.holds import Hold
+from tidegate_policy.state import State
+from tidegate_policy.window import Window
+from tidegate_schemas.clock import parse_rfc3339
+from tidegate_schemas.errors import InvalidEnvelope, InvalidRecord
+from tidegate_schemas.record import Reason, Record, decode_record, encode_record
+from tidegate_schemas.subjects import Verdict
+
+_LONGEST = 200
+
+
+class Difference(NamedTuple):
+    """A record that is not what follows from those before it."""
+
+    seq: int
+    what: str
+
+
+class Conformance:
+    """Give it every record from the first on.
+
+    Args:
+        window: length in seconds and entries of the dedupe window, as the gateway had it.
+        report: whether activations had to name a report.
+        start: bundle and roster where the ledger begins.
+
+    Attributes:
+        records: how many were given.
+        unknown: of these, records whose submission the ledger does not hold (too large for it).
+        verdicts: the bundles under which they were decided, and how many under each.
+    """
+
+    def __init__(
+        self, window: tuple[float, int], *, report: bool = False, start: Snapshot | None = None
+    ) -> None:
+        self._limits = Limits(MAX_LIMIT, report)  # what is larger says so itself
+        self._state = State(start or genesis(), Window(*window))
+        self._now = 0
+        self.records = 0
+        self.unknown = 0
+        self.bundles: dict[str, int] = {}
+
+    def add(self, seq: int, payload: bytes) -> list[Difference]:
+        """What is wrong with the next record."""
+        self.records += 1
+        try:
+            there = decode_record(payload)
+            now = parse_rfc3339(there.time)
+            message = there.message()
+        except (InvalidRecord, InvalidEnvelope, ValueError) as error:
+            return [Difference(seq, f"cannot be read: {error}")]
+        found: list[Difference] = []
+        if there.ingress.n == 0 and self._consequence(self._now):
+            found.append(Difference(seq, "comes before a consequence of the last submission"))
+        self._now = now
+        self.bundles[there.why.bundle] = self.bundles.get(there.why.bundle, 0) + 1
+        if what := self._compare(seq, there, payload, now):
+            found.append(Difference(seq, what))
+        try:
+            self._state.apply(there, message, now)
+        except (InvalidEnvelope, ValueError) as error:
+            found.append(Difference(seq, f"cannot be followed: {error}"))
+        return found
+
+    def _compare(self, seq: int, there: Record, payload: bytes, now: int) -> str:
+        hold: Hold | None = None
+        if there.ingress.n:
+            consequence = self._consequence(now)
+            if consequence is None:
+                return f"{_told(there)}, where nothing follows from the submission any more"
+            decision, hold = consequence
+            submission = Submission(
+                there.ingress.seq, parse_rfc3339(there.ingress.time), hold.by, hold.payload
+            )
+        else:
+            of_record = _submission(there)
+            if of_record is None:
+                self.unknown += 1
+                return ""
+            submission = of_record
+            decision = decide(self._state, self._limits, submission, now)
+        here = record(
+            decision,
+            submission,
+            self._state.library.active,
+            log=there.log,
+            seq=seq,
+            epoch=there.epoch,
+            now=now,
+            n=there.ingress.n,
+            held=hold.seq if hold else None,
+        )
+        return "" if encode_record(here) == payload else _differ(there, here)
+
+    def _consequence(self, now: int) -> tuple[Decision, Hold] | None:
+        """What follows next from the last submission."""
+        state = self._state
+        while state.due:
+            if hold := state.holds.get(state.due.popleft()):
+                decision = resolve(state, self._limits, hold, now)
+                if decision:
+                    return decision, hold
+        return None
+
+
+def _submission(there: Record) -> Submission | None:
+    """What a record is about, as the gateway had it before it; None where that is not known."""
+    reserved = ""
+    if not isinstance(there.envelope, msgspec.UnsetType):
+        payload = bytes(there.envelope)
+    elif there.raw is not None:
+        payload = base64.b64decode(there.raw)
+        if there.why.reason == Reason.RESERVED_HEADER:
+            reserved = str(there.why.facts.get("detail", "")).partition("' is only")[0][1:]
+    else:
+        return None
+    return Submission(
+        there.ingress.seq, parse_rfc3339(there.ingress.time), there.by, payload, reserved
+    )
+
+
+def _differ(there: Record, here: Record) -> str:
+    """In what a record differs from the one that follows from those before it."""
+    if (there.verdict, there.why) != (here.verdict, here.why):
+        return f"{_told(there)}; it follows {_told(here)}"
+    for name in Record.__struct_fields__:
+        if getattr(there, name) != getattr(here, name):
+            return f"`{name}` is {getattr(there, name)!r:.80}; it follows {getattr(here, name)!r:.80}"
+    return "has other bytes"
+
+
+def _told(made: Record) -> str:
+    by = f" by {', '.join(made.why.policies)}" if made.why.policies else ""
+    detail = made.why.facts.get("detail", "")
+    said = f"{made.verdict}, {made.why.reason}{by}{f' ({detail})' if detail else ''}"
+    under = f" under {made.why.bundle[:19]}"
+    obliged = f", obliged to {' '.join(made.why.obligations)}" if made.why.obligations else ""
+    return (said + obliged)[:_LONGEST] + under
