@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tidegate_schemas import subjects
+from tidegate_schemas.clock import rfc3339
 from tidegate_schemas.errors import InvalidInput, LedgerGap, NotConnected, Unavailable
 from tidegate_schemas.subjects import Principal
 
@@ -104,6 +105,25 @@ class BulkReader:
                 break
         if filter is None and last is not None and position <= last:
             raise LedgerGap(self._stream, position, position - 1)
+
+    def last(self) -> int:
+        """Sequence of the newest record; 0 where there is none.
+
+        Raises:
+            NotConnected, Unavailable: see `read`.
+        """
+        entries, status = self._get(msgspec.json.encode({"seq": 1, "batch": 1}))
+        return entries[-1].seq + status.pending if entries else 0
+
+    def since(self, time: int) -> int:
+        """Sequence of the first record stored then (ns since 1970) or later; or of the next one.
+
+        Raises:
+            NotConnected, Unavailable: see `read`.
+        """
+        request = {"start_time": rfc3339(time), "batch": 1}
+        entries, _ = self._get(msgspec.json.encode(request))
+        return entries[0].seq if entries else self.last() + 1
 
     def close(self) -> None:
         """Disconnect; what is asked for later connects again."""

@@ -95,6 +95,22 @@ async def test_an_empty_ledger_is_read_to_its_end_at_once(broker: Broker) -> Non
         assert read(reader) == []
 
 
+async def test_places_are_found_by_time(broker: Broker) -> None:
+    """The first record stored then or later, and the last one of all; 1 and 0 where there is none.
+
+    After the last it is the one that would come next.
+    """
+    with BulkReader(access(broker)) as reader:
+        assert (reader.since(0), reader.last()) == (1, 0)
+        for number in range(1, 4):
+            await append(broker, [b"%d" % number])
+        times = [stored.stored async for stored in (await broker.reader()).read()]
+        found = [reader.since(t) for t in (0, times[1], times[1] + 1, times[2], times[2] + 10**9)]
+
+        assert found == [1, 2, 3, 3, 4]
+        assert reader.last() == 3
+
+
 async def test_a_ledger_that_ends_before_the_stretch_does_is_a_gap(broker: Broker) -> None:
     """Whoever names its end knows that it was there."""
     await append(broker, [b"1", b"2"])

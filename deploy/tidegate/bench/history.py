@@ -168,7 +168,11 @@ class History:
             yield from self._control(self._random.choice(_APPROVERS), to, opinion)
         elif levels and draw < 0.95:
             target, level = next(iter(levels.items()))
-            ends = (vocabulary.CONTROL_RESUME, vocabulary.CONTROL_RELEASE, vocabulary.CONTROL_RELEASE)
+            ends = (
+                vocabulary.CONTROL_RESUME,
+                vocabulary.CONTROL_RELEASE,
+                vocabulary.CONTROL_RELEASE,
+            )
             yield from self._control("ops.ann", ends[level - 1], Order(str(target)))
         elif draw < 0.1:
             words = (

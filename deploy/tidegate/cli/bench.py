@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from tidegate.bench import boundary as account_boundary
 from tidegate.bench import decide as decisions
 from tidegate.bench import load
+from tidegate.bench import replay as replays
 from tidegate.bench.boundary import Plan, Row
 from tidegate.bench.load import Figure, OnProgress
 from tidegate.bench.machine import machine
@@ -80,6 +81,18 @@ def decide(
         return decisions.decide(messages, keys, on_progress)
 
     _bench("decide", decisions.requests(messages, keys), measure, as_json)
+
+
+@app.command()
+def replay(
+    records: Annotated[int, typer.Option(min=1000, max=10_000_000, help="How many.")] = 100_000,
+    as_json: JsonOption = False,
+) -> None:
+    """Records a second: the ledger read again, judged by another bundle, and verified.
+
+    From a broker that stores them, with all that it takes; what-if is the best of three.
+    """
+    _bench("replay", records, lambda state, on: replays.replay(state, records, on), as_json)
 
 
 @app.command()

@@ -21,7 +21,6 @@ from tidegate_policy.window import Window
 from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.errors import InvalidEnvelope, InvalidRecord
 from tidegate_schemas.record import Reason, Record, decode_record, encode_record
-from tidegate_schemas.subjects import Verdict
 
 _LONGEST = 200
 
@@ -44,7 +43,7 @@ class Conformance:
     Attributes:
         records: how many were given.
         unknown: of these, records whose submission the ledger does not hold (too large for it).
-        verdicts: the bundles under which they were decided, and how many under each.
+        bundles: digests of those under which they were decided, and how many under each.
     """
 
     def __init__(
@@ -142,7 +141,9 @@ def _differ(there: Record, here: Record) -> str:
         return f"{_told(there)}; it follows {_told(here)}"
     for name in Record.__struct_fields__:
         if getattr(there, name) != getattr(here, name):
-            return f"`{name}` is {getattr(there, name)!r:.80}; it follows {getattr(here, name)!r:.80}"
+            return (
+                f"`{name}` is {getattr(there, name)!r:.80}; it follows {getattr(here, name)!r:.80}"
+            )
     return "has other bytes"
 
 

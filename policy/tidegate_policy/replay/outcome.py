@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
 
-from tidegate_policy.obligations import NONE, Obligations
+from tidegate_policy.obligations import NONE, Budget, Obligations, RateLimit
 from tidegate_schemas.record import Reason
 from tidegate_schemas.subjects import Verdict
 from tidegate_schemas.vocabulary import GATEWAY
@@ -95,8 +95,8 @@ def outcome(line: Line, ask: Callable[[Line], Judgement]) -> Finding | None:
 
 
 def _obliged(line: Line, now: Judgement) -> Finding | None:
-    """The other bundle permits it: does it oblige to more than the one before?"""
-    limits = (*now.obligations.rates, *now.obligations.budgets)
+    """What the other bundle obliges to besides, where it permits the message."""
+    limits: list[RateLimit | Budget] = [*now.obligations.rates, *now.obligations.budgets]
     unknown = [limit for limit in limits if str(limit) not in line.why.obligations]
     if unknown:
         texts = " and ".join(sorted(map(str, unknown)))

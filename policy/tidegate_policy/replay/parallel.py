@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator, Mapping
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 
 from tidegate_bus.bulk import Access, BulkReader
 from tidegate_bus.frames import Entry
@@ -108,7 +111,7 @@ class _Worker:
 
     @classmethod
     @contextmanager
-    def open(cls, stretch: Stretch, changes: list[Entry]) -> Iterator[_Worker]:
+    def open(cls, stretch: Stretch, changes: list[Entry]) -> Generator[_Worker]:
         """A worker with a connection of its own."""
         past = Past(Bundle.of_files(stretch.files).snapshot(BUILT_IN), changes)
         with BulkReader(stretch.access, stretch.partition) as reader:
@@ -123,17 +126,19 @@ class _Worker:
 
 
 @contextmanager
-def _pool(
-    stretch: Stretch, changes: list[Entry], processes: int
-) -> Iterator[ProcessPoolExecutor]:
-    # Not by fork: it would copy threads' locks. The server imports what is needed once for all.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(processes, context, _begin, (stretch, changes)) as pool:
+def _pool(stretch: Stretch, changes: list[Entry], processes: int) -> Generator[ProcessPoolExecutor]:
+    with ProcessPoolExecutor(processes, _context(), _begin, (stretch, changes)) as pool:
         try:
             yield pool
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _context() -> BaseContext:
+    """How worker processes are made: by fork, which is ready at once, if that is safe here."""
+    if sys.platform == "linux" and threading.active_count() == 1:
+        return multiprocessing.get_context("fork")
+    return multiprocessing.get_context("spawn")
 
 
 _worker: _Worker | None = None
@@ -141,7 +146,7 @@ _worker: _Worker | None = None
 
 def _begin(stretch: Stretch, changes: list[Entry]) -> None:
     """In a worker process, once; it ends with its connection."""
-    global _worker  # noqa: PLW0603
+    global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it ends it
     _worker = _Worker.open(stretch, changes).__enter__()
 

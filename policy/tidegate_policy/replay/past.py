@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tidegate_policy.bundle import Bundle, Snapshot
+from tidegate_policy.bundle import Snapshot
 from tidegate_policy.state import State
 from tidegate_policy.window import Window
 from tidegate_schemas import subjects, vocabulary
@@ -45,29 +45,25 @@ class Past:
 
     def __init__(self, genesis: Snapshot, changes: Iterable[tuple[int, bytes]]) -> None:
         self._genesis = genesis
-        self._changes = sorted((_read(*change) for change in changes), key=lambda r: r.seq)
-        self._begin()
+        self._changes = sorted((read_record(*change) for change in changes), key=lambda r: r.seq)
+        self.state = State(genesis, Window(0, 0))
+        self.snapshot = genesis
+        self.until = 0
+        self._done = 0
+        self._look()
 
     def move(self, seq: int) -> None:
         """Go to where the record `seq` was decided."""
         if self._done and self._changes[self._done - 1].seq >= seq:
-            self._begin()
+            self.state = State(self._genesis, Window(0, 0))
+            self._done = 0
+            self._look()
         while self.until < seq:
             self._apply(self._changes[self._done])
             self._done += 1
             self._look()
         if self.state.roster is not self.snapshot.roster:
-            self.snapshot = self._bundle.snapshot(self.state.roster)
-
-    @property
-    def _bundle(self) -> Bundle:
-        return self._genesis.bundle
-
-    def _begin(self) -> None:
-        self.state = State(self._genesis, Window(0, 0))
-        self.snapshot = self._genesis
-        self._done = 0
-        self._look()
+            self.snapshot = self._genesis.bundle.snapshot(self.state.roster)
 
     def _look(self) -> None:
         rest = self._changes[self._done : self._done + 1]
@@ -80,7 +76,12 @@ class Past:
             raise strange(record.seq, error) from error
 
 
-def _read(seq: int, payload: bytes) -> Record:
+def read_record(seq: int, payload: bytes) -> Record:
+    """A record, strictly.
+
+    Raises:
+        LedgerError: it is none of a gateway.
+    """
     try:
         record = decode_record(payload)
     except InvalidRecord as error:

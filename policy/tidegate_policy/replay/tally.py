@@ -62,7 +62,7 @@ class Tally:
     @property
     def outcomes(self) -> Counter[Outcome]:
         """Records by outcome; those that differ in nothing are among them."""
-        counted = Counter({outcome: 0 for outcome in Outcome})
+        counted = Counter(dict.fromkeys(Outcome, 0))
         for key, found in self.groups.items():
             counted[key.outcome] += found.records
         counted[Outcome.SAME] = self.records - counted.total()

@@ -19,6 +19,10 @@ _COMMANDS = {
     "activate": "activate",
     "rollback": "rollback",
     "history": "history",
+    "diff": "diff",
+    "learn": "learn",
+    "explain": "explain",
+    "verify": "verify",
 }
 """Each command and the module that holds it, in the order of the help."""
 

@@ -1,0 +1,135 @@
+"""Looking back over the ledger of a project: where it is, and which part of it is meant."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tidegate_bus.bulk import Access, BulkReader
+from tidegate_bus.frames import Entry
+from tidegate_policy.bundle import Bundle, load_bundle
+from tidegate_policy.replay.past import read_record
+from tidegate_policy.replay.shelf import Shelf, policy_filter
+from tidegate_schemas.clock import parse_duration, parse_rfc3339
+from tidegate_schemas.errors import InvalidInput
+from tidegate_schemas.record import Record
+from tidegate_schemas.vocabulary import OPERATOR
+
+from .project import State, address, client_tls, find_project
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of the ledger: sequences, none if `last` is before `first`; and what was asked for."""
+
+    first: int
+    last: int
+    since: str = ""
+    until: str = ""
+
+
+class Audit:
+    """Reads the ledger of a stack that runs, as the operator. Use it in `with`.
+
+    Args:
+        folder: the project, or a folder inside it; the current one by default.
+        state: where the stack keeps its state; `.tidegate` in the project by default.
+
+    Attributes:
+        access: how to come to the ledger.
+        reader: of it.
+
+    Raises:
+        InvalidInput: no project, no running stack, or no key of the operator.
+    """
+
+    def __init__(self, folder: Path | None = None, state: Path | None = None) -> None:
+        where = State(state or find_project(folder or Path.cwd()) / ".tidegate")
+        url, key = address(where), where.keyring.path(OPERATOR)
+        if not key.exists():
+            raise InvalidInput(f"{key}: no key of {OPERATOR}; only operators read the ledger")
+        self.access = Access(url, OPERATOR, key, client_tls(where))
+        self.reader = BulkReader(self.access)
+
+    def span(self, since: str | None, until: str | None) -> Span:
+        """The records between two moments, by the broker's clock; all of them without.
+
+        Args:
+            since: `2h`, so long ago, or an RFC 3339 time.
+            until: so too; what was stored then is left out.
+
+        Raises:
+            InvalidInput: a moment is neither.
+            NotConnected, Unavailable: the broker does not answer.
+        """
+        now, reader = time.time_ns(), self.reader
+        first = reader.since(moment(since, now)) if since else 1
+        last = reader.since(moment(until, now)) - 1 if until else reader.last()
+        return Span(first, last, since or "", until or "")
+
+    def shelf(self) -> Shelf:
+        """The bundles in the ledger.
+
+        Raises:
+            LedgerError: a record is not of a gateway.
+        """
+        return Shelf.of(e for entries in self.reader.read(filter=policy_filter()) for e in entries)
+
+    def bundle(self, named: str, shelf: Shelf) -> Bundle:
+        """The bundle in a folder, or of the ledger by its digest.
+
+        Raises:
+            InvalidPolicy: it does not load.
+            InvalidInput: there is none.
+        """
+        folder = Path(named)
+        if folder.is_dir():
+            return load_bundle(folder)
+        if set(named.removeprefix("sha256:")) <= set("0123456789abcdef") and len(named) >= 4:
+            return shelf.bundle(named)
+        raise InvalidInput(f"{named!r} is neither a folder nor the digest of a bundle")
+
+    def record(self, seq: int) -> Record:
+        """One record.
+
+        Raises:
+            InvalidInput: the ledger does not have it yet.
+            LedgerError: it is not of a gateway.
+        """
+        if seq > self.reader.last():
+            raise InvalidInput(f"the ledger has no record {seq} yet")
+        found: list[Entry] = next(self.reader.read(seq, seq))
+        return read_record(*found[0])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.reader.close()
+
+
+def moment(text: str, now: int) -> int:
+    """Nanoseconds since 1970 of `2h`, so long before `now`, or of an RFC 3339 time.
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    try:
+        return max(now - int(parse_duration(text) * 1_000_000_000), 0)
+    except ValueError:
+        pass
+    try:
+        return max(parse_rfc3339(text), 0)
+    except ValueError:
+        raise InvalidInput(
+            f"{text[:40]!r} is no moment; write how long ago (30s, 5m, 2h, 1d), "
+            "or a time such as 2026-01-31T12:00:00Z"
+        ) from None
