@@ -71,7 +71,7 @@ async def replay(folder: Path, records: int, on_progress: OnProgress) -> list[Fi
             Figure("read, ledger reader", last / await _with_client(access), "records/s"),
             Figure("read, in bulk", last / _timed(lambda: _read(access, last)), "records/s"),
         ]
-        stretch = Stretch(access, bundles()[0], 1, last)
+        stretch = Stretch(access, bundles()[-1], 1, last)
         for processes, plural in ((1, ""), (2, "es")):
             seconds, changed = await _apart(stretch, processes)
             name = f"what-if, {processes} process{plural}"
