@@ -29,13 +29,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 
 class TidegateError(Exception):
     """The root. `retryable` says whether the same call may succeed later, unchanged."""
 
     retryable: ClassVar[bool] = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker process tells the one that started it: not by calling the class with its message.
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[TidegateError], args: tuple[Any, ...], state: dict[str, Any]) -> Any:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class InvalidInput(TidegateError):

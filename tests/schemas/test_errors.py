@@ -1,6 +1,7 @@
 """The error tree: as it is drawn, so it is."""
 
 import inspect
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -135,3 +136,13 @@ def test_a_message_says_what_and_where(error: TidegateError, message: str) -> No
 def test_an_error_carries_its_facts(error: TidegateError, fields: dict[str, Any]) -> None:
     """What the message is made of can be read without parsing the message."""
     assert {name: getattr(error, name) for name in fields} == fields
+
+
+@pytest.mark.parametrize(("error", "message"), MESSAGES.values(), ids=MESSAGES.keys())
+def test_an_error_goes_from_one_process_to_another(error: TidegateError, message: str) -> None:
+    """With its class, its message and its facts."""
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+
+    assert type(again) is type(error)
+    assert str(again).startswith(message)
+    assert again.__dict__ == error.__dict__

@@ -111,8 +111,8 @@ def _groups(rights: Iterable[Right]) -> Iterator[tuple[Kind, bool, list[str], li
     agents: defaultdict[tuple[Kind, bool, tuple[str, ...]], list[str]] = defaultdict(list)
     for (kind, delegated, agent), there in sorted(destinations.items()):
         agents[kind, delegated, tuple(sorted(there))].append(agent)
-    for (kind, delegated, to), names in sorted(agents.items()):
-        yield kind, delegated, names, list(to)
+    for (kind, delegated, places), names in sorted(agents.items()):
+        yield kind, delegated, names, list(places)
 
 
 def _told(right: Right) -> str:

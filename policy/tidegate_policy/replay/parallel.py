@@ -68,6 +68,7 @@ def what_if(
         LedgerError: a record is missing, or not of a gateway.
         Unavailable: the broker does not answer, or a worker was killed.
     """
+    Bundle.of_files(stretch.files)  # each worker loads it; it fails here first
     tally = Tally()
     pieces = list(stretch.pieces(PIECE))
     changes = read_changes(stretch)
