@@ -99,7 +99,7 @@ def _obliged(line: Line, now: Judgement) -> Finding | None:
     limits: list[RateLimit | Budget] = [*now.obligations.rates, *now.obligations.budgets]
     unknown = [limit for limit in limits if str(limit) not in line.why.obligations]
     if unknown:
-        texts = " and ".join(sorted(map(str, unknown)))
+        texts = " and ".join(sorted({str(limit).partition("#")[0] for limit in unknown}))
         by = tuple(sorted({limit.policy for limit in unknown}))
         return Finding(Outcome.INDETERMINATE, by, f"what was used of {texts}")
     if limits and line.why.reason in _LIMITED:

@@ -63,6 +63,7 @@ def _show(found: Explanation) -> None:
     for rule in found.rules:
         _show_rule("decided", rule)
     if found.shadow:
+        out.print()
         line("shadow", f"with the rules below it would be: {verdict(found.shadow)}")
     for rule, counts in found.shadow_rules:
         _show_rule("would decide" if counts else "no matter", rule, dim=not counts)

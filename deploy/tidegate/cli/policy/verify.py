@@ -30,7 +30,8 @@ def verify(
     count = 0
     with Audit(project, state) as audit:
         span = audit.span(since, None)
-        check = Conformance((settings.dedupe_window, settings.dedupe_entries))
+        window = settings.dedupe_window, settings.dedupe_entries
+        check = Conformance(window, report=settings.policy_report)
         with progress("policy verify", span.last, hidden=as_json) as on_progress:
             for entries in audit.reader.read(1, span.last):
                 for seq, payload in entries:
