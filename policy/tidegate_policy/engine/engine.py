@@ -23,7 +23,7 @@ from cedarpy import pst
 from . import cedar
 from .entities import store, with_ancestors
 from .keys import Key, KeyFunction
-from .slices import Slices
+from .slices import Slice, Slices
 from .types import (
     PRINCIPAL,
     Contexts,
@@ -49,13 +49,13 @@ class Limits:
     """What an engine may take, and how far it trusts itself.
 
     Attributes:
-        entries: remembered decisions, and slices in use, at most; then all are forgotten.
+        entries: remembered decisions, and who asked for what, at most; then all are forgotten.
         bytes: of memory that those take, roughly, at most; the same.
         check_every: one in so many remembered decisions is decided again. 1: each.
     """
 
     entries: int = 200_000
-    bytes: int = 64 * 1024 * 1024
+    bytes: int = 128 * 1024 * 1024
     check_every: int = 1000
 
 
@@ -103,6 +103,7 @@ class Engine:
         self._on_difference = on_difference
         self._tally = tally
         self._plans: dict[tuple[str, str, Uid], _Plan] = {}
+        self._slices_held: set[Slice] = set()
         self._stores: dict[tuple[str, Uid], cedarpy.Entities] = {}
         self._everyone: cedarpy.Entities | None = None
         self._verdicts: dict[Verdict, Verdict] = {}
@@ -202,10 +203,14 @@ class Engine:
             with_ancestors(self._entities, resource),
         )
         name = (principal, action, resource)
-        size = _PLAN_BYTES + _size(name) + _size(resource)
-        if found is None or not self._make_room(size):
+        size = _size(name) + _size(resource)
+        if found is None or size > _MAX_KEY_BYTES:
+            return None
+        size += _PLAN_BYTES + (0 if found in self._slices_held else found.bytes)
+        if not self._make_room(size):
             return None
         plan = self._plans[name] = _Plan(found.policies, found.key)
+        self._slices_held.add(found)
         self._entries += 1
         self._bytes += size
         return plan
@@ -293,8 +298,6 @@ class Engine:
 
     def _make_room(self, size: int) -> bool:
         """Whether that much more fits; if not, all is forgotten, and it may come again."""
-        if size > _MAX_KEY_BYTES + _PLAN_BYTES:
-            return False
         limits = self._limits
         if self._entries < limits.entries and self._bytes + size <= limits.bytes:
             return True
@@ -303,6 +306,7 @@ class Engine:
 
     def _forget(self) -> None:
         self._plans.clear()
+        self._slices_held.clear()
         self._verdicts.clear()
         self._entries = self._bytes = 0
 

@@ -58,9 +58,9 @@ def store(entities: Entities, roots: Iterable[Uid], schema: cedarpy.Schema) -> c
     return cedarpy.Entities.from_json_str(msgspec.json.encode(body).decode(), schema)
 
 
-def action_groups(schema: cedarpy.Schema) -> dict[str, frozenset[str]]:
-    """Ids of the groups that each action of the schema is in, directly or not."""
-    listed = msgspec.json.decode(str(cedarpy.Entities.from_json_str("[]", schema)))
+def action_groups(actions: cedarpy.Entities) -> dict[str, frozenset[str]]:
+    """Ids of the groups that each action is in, directly or not; of a store that has them."""
+    listed = msgspec.json.decode(str(actions))
     entities: Entities = {
         (each["uid"]["type"], each["uid"]["id"]): (
             {},

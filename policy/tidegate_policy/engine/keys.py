@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any, cast
 
-import msgspec
-
 from .reads import Path, Reads
 from .types import Record, Scalar
 
@@ -28,6 +26,10 @@ def key_function(context: Record, reads: Reads) -> KeyFunction:
     """The key function for contexts of this type and policies that read this of them.
 
     It raises nothing, whatever it is given.
+
+    Args:
+        context: without `Scalar.OTHER`.
+        reads: what matters.
     """
     writer = _Writer(reads)
     source = "\n".join(writer.function(context))
@@ -47,7 +49,6 @@ class _Writer:
             "decimal": _is_decimal,
             "encodable": _is_encodable,
             "frozenset": frozenset,
-            "raw": _raw,
             "texts": _are_texts,
         }
         self._reads = reads
@@ -88,11 +89,8 @@ class _Writer:
         if isinstance(type, Record):
             yield from self._record(value, type, path, tab)
             return
-        if type in _WRONG:
-            yield f"{tab}if {_WRONG[type].format(v=value)}: return None"
+        yield f"{tab}if {_WRONG[type].format(v=value)}: return None"
         literals = self._reads.get(path, frozenset[int | str]())
-        if type is Scalar.OTHER:  # Cedar may refuse a value even if no policy reads it
-            literals = None
         if literals is None:
             if type in (Scalar.BOOL, Scalar.LONG, Scalar.STRING):
                 self._parts.append(value)
@@ -139,12 +137,10 @@ _WRONG = {
     Scalar.STRINGS: "not texts({v})",
     Scalar.DECIMAL: "not decimal({v})",
 }
-"""What is wrong with a value. Of `OTHER` nothing is known: all of it stands in the key."""
 
 _WHOLE = {
     Scalar.STRINGS: "frozenset({v})",
     Scalar.DECIMAL: "{v}['__extn']['arg']",
-    Scalar.OTHER: "raw({v})",
 }
 
 
@@ -174,8 +170,3 @@ def _is_decimal(value: Any) -> bool:
 
 def _is_dict_of(size: int, value: object) -> bool:
     return type(value) is dict and len(cast("dict[str, object]", value)) == size
-
-
-def _raw(value: object) -> bytes:
-    """Equal only for equal values of equal types: `1`, `1.0` and `true` differ."""
-    return msgspec.json.encode(value, order="deterministic")

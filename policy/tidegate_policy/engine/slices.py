@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import cedarpy
 from cedarpy import pst
@@ -12,24 +12,30 @@ from . import cedar
 from .entities import action_groups, looked_up
 from .keys import KeyFunction, key_function
 from .reads import Reads, reads, union
+from .samples import samples
 from .scopes import Scopes
 from .tree import NotUnderstood
 from .types import Contexts, Record, Scalar, Uid
 
-_MAX_HELD = 10_000
-"""Policies in all slices together; each takes Cedar about 5 KB."""
+_MAX_BYTES = 64 * 1024 * 1024
+"""Of all slices that are kept for engines to come."""
+_POLICY_BYTES = 4000
+_KEY_BYTES = 6500
 
 
-class Slice(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Slice:
     """The policies that decide some requests for one action.
 
     Attributes:
         policies: at least those, in Cedar's form.
         key: tells contexts apart that they may decide differently.
+        bytes: roughly, what both take.
     """
 
     policies: cedarpy.PolicySet
     key: KeyFunction
+    bytes: int
 
 
 class Slices:
@@ -51,32 +57,36 @@ class Slices:
         """
         self.schema = cedarpy.Schema.from_str(schema)
         self.everything = cedar.policy_set(policies)
-        groups = action_groups(self.schema)
+        self._all = cedarpy.PolicySet.from_str("permit (principal, action, resource);")
+        self._nobody = cedarpy.Entities.from_json_str("[]", self.schema)
+        groups = action_groups(self._nobody)
         self._policies = policies
         self._scopes = Scopes(policies, groups)
-        self._contexts = {a: context for a, context in contexts.items() if a in groups}
+        self._contexts = {a: c for a, c in contexts.items() if a in groups and not _has_other(c)}
+        self.looked_up = frozenset[Uid]()
         try:
             self.looked_up = looked_up(policies.values())
-            self._small = {a for a, c in self._contexts.items() if not _may_name_entities(c)}
         except NotUnderstood:
-            self.looked_up = frozenset[Uid]()
-            self._small = set[str]()
+            self._contexts.clear()
         self._reads: dict[tuple[str, str], Reads] = {}
-        self._keys: dict[tuple[str, tuple[str, ...]], KeyFunction] = {}
+        self._agreed: set[tuple[str, str]] = set()
         self._sets: dict[tuple[str, ...], cedarpy.PolicySet] = {}
-        self._held = 0
+        self._slices: dict[tuple[str, tuple[str, ...]], Slice] = {}
+        self._bytes = 0
 
     def is_local(self, action: str) -> bool:
         """Whether decisions depend on `looked_up` and on what the request names, at most.
 
         Otherwise a context, or an expression that is not understood, may name any entity.
         """
-        return action in self._small
+        return action in self._contexts
 
     def slice(
         self, action: str, principals: tuple[Uid, ...], resources: tuple[Uid, ...]
     ) -> Slice | None:
-        """The policies in whose scope a request is, or None if it is for an unknown action.
+        """The policies in whose scope a request is.
+
+        None if the action is not known, or its contexts are not what the schema says.
 
         Args:
             action: that is asked for.
@@ -84,35 +94,44 @@ class Slices:
             resources: the same of what it is asked of.
         """
         context = self._contexts.get(action)
-        if context is None:
+        if context is None or not self._agrees(action, context, principals[0], resources[0]):
             return None
         names = self._scopes.matching(action, principals, resources)
-        return Slice(self._set(names), self._key(action, context, names))
-
-    def _set(self, names: tuple[str, ...]) -> cedarpy.PolicySet:
-        if 2 * len(names) > len(self._policies):
-            return self.everything  # another set would cost more than it saves
-        known = self._sets.get(names)
+        known = self._slices.get((action, names))
         if known is None:
-            if self._held + len(names) > _MAX_HELD:
+            if self._bytes > _MAX_BYTES:
                 self._sets.clear()
-                self._keys.clear()
-                self._held = 0
-            known = cedar.policy_set({name: self._policies[name] for name in names})
-            self._sets[names] = known
-            self._held += len(names) + 1
+                self._slices.clear()
+                self._bytes = 0
+            known = self._slices[action, names] = self._slice(action, context, names)
+            self._bytes += known.bytes
         return known
 
-    def _key(self, action: str, context: Record, names: tuple[str, ...]) -> KeyFunction:
-        known = self._keys.get((action, names))
-        if known is None:
-            try:
-                read = union(self._read(action, context, name) for name in names)
-                known = key_function(context, read)
-            except NotUnderstood:
-                known = _no_key
-            self._keys[action, names] = known
-        return known
+    def _agrees(self, action: str, context: Record, who: Uid, what: Uid) -> bool:
+        """Whether Cedar takes all contexts of the type, for resources of that type."""
+        of = (action, what[0])
+        if of in self._agreed:
+            return True
+        agrees = all(
+            cedar.decide(who[1], action, what, sample, self._all, self._nobody, self.schema).allowed
+            for sample in samples(context)
+        )
+        if agrees:  # the others may be of any type that somebody makes up
+            self._agreed.add(of)
+        return agrees
+
+    def _slice(self, action: str, context: Record, names: tuple[str, ...]) -> Slice:
+        try:
+            key = key_function(context, union(self._read(action, context, n) for n in names))
+        except NotUnderstood:
+            key = _no_key
+        if 2 * len(names) > len(self._policies):
+            return Slice(self.everything, key, _KEY_BYTES)  # of its own it would save little
+        policies = self._sets.get(names)
+        if policies is None:
+            policies = cedar.policy_set({name: self._policies[name] for name in names})
+            self._sets[names] = policies
+        return Slice(policies, key, _KEY_BYTES + _POLICY_BYTES * len(names))
 
     def _read(self, action: str, context: Record, name: str) -> Reads:
         known = self._reads.get((action, name))
@@ -125,7 +144,7 @@ def _no_key(_: object) -> None:
     """Nothing is remembered."""
 
 
-def _may_name_entities(type: Record | Scalar) -> bool:
+def _has_other(type: Record | Scalar) -> bool:
     if isinstance(type, Record):
-        return any(_may_name_entities(each.type) for each in type.attributes.values())
+        return any(_has_other(each.type) for each in type.attributes.values())
     return type is Scalar.OTHER

@@ -1,9 +1,9 @@
 """What the engine is told and what it tells: plain values.
 
 The caller writes the Cedar schema; Cedar cannot list what is in it. So the same facts are given
-twice: as the schema's text for Cedar, and as `Contexts` for the keys of remembered decisions. Where
-the two differ nothing wrong is permitted: a context that does not fit `Contexts` exactly is decided
-by Cedar alone, every time.
+twice: as the schema's text for Cedar, and as `Contexts` for the keys of remembered decisions.
+Where they differ nothing wrong is permitted: what does not fit `Contexts` exactly is decided by
+Cedar, every time, and so is all of an action if Cedar does not take what fits `Contexts`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Scalar(StrEnum):
     DECIMAL = "decimal"
     """`{"__extn": {"fn": "decimal", "arg": "12.5"}}`."""
     OTHER = "other"
-    """Anything else that the schema has: never looked into, remembered by its whole value."""
+    """Anything else, such as an entity. Cedar decides all with such a context, every time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Counters(NamedTuple):
         uncached: decided by Cedar, and not remembered.
         checked: hits that were decided by Cedar as well.
         differences: of those, the ones where Cedar said something else.
-        entries: decisions and slices in memory now.
+        entries: decisions, and who asked for what, in memory now.
         bytes: roughly, what those take.
     """
 

@@ -173,8 +173,8 @@ def test_a_construct(name: str) -> None:
 
 @pytest.mark.parametrize("name", ODD)
 def test_a_construct_of_other_types(name: str) -> None:
-    """As Cedar, when read of what the key takes as a whole."""
-    requests = Requests(Random(name), ODD[name]).stream(150, "task:odd")
+    """As Cedar, when read of a context that is never remembered, and may name any entity."""
+    requests = Requests(Random(name), ODD[name]).stream(50, "task:odd")
 
     permit = f"permit (principal, action, resource) when {{ {ODD[name]} }};"
     differing({"one": permit}, requests)

@@ -13,6 +13,7 @@ from policy.engine.test_differential import surprised
 from policy.engine.world import CONTEXTS, ENTITIES, SCHEMA, extension
 from tidegate_policy.engine import (
     DEFAULT_LIMITS,
+    Attribute,
     Contexts,
     Difference,
     Engine,
@@ -20,6 +21,7 @@ from tidegate_policy.engine import (
     Limits,
     OnDifference,
     Record,
+    Scalar,
     Verdict,
     parse,
 )
@@ -258,6 +260,35 @@ def test_a_thousand_may_register_one_after_the_other() -> None:
     assert verdict.error
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"amount": Attribute(Scalar.STRING)},
+        {"amount": Attribute(Scalar.DECIMAL)},
+        {"amount": Attribute(Scalar.LONG, required=False)},
+        {"price": Attribute(Scalar.STRING)},
+        {"labels": Attribute(Scalar.STRING)},
+        {"urgent": Attribute(Scalar.LONG)},
+        {"nothing": Attribute(Scalar.BOOL)},
+        {"nothing": Attribute(Scalar.BOOL, required=False)},
+        {"inner": Attribute(Record({"deep": Attribute(Scalar.LONG, required=False)}))},
+        {"loose": Attribute(Record({"more": Attribute(Scalar.LONG, required=False)}))},
+    ],
+)
+def test_types_that_are_not_the_schemas_are_found_out(wrong: dict[str, Attribute]) -> None:
+    """Nothing is remembered of an action whose contexts Cedar would refuse; others are."""
+    right = CONTEXTS["task:pay"].attributes
+    data = right["data"].type
+    assert isinstance(data, Record)
+    context = Record({**right, "data": Attribute(Record({**data.attributes, **wrong}))})
+    engine = built(PERMIT, contexts={**CONTEXTS, "task:pay": context})
+
+    for _ in range(2):
+        assert pay(engine, payment()).allowed
+        assert engine.ask("ann", "task:other", PAY, OTHER).allowed
+    assert (engine.counters.hits, engine.counters.uncached) == (1, 2)
+
+
 def test_the_number_of_entries_is_bounded() -> None:
     """All is forgotten on overflow, and answers stay right."""
     engine = built(PERMIT, Limits(entries=100))
@@ -291,13 +322,13 @@ def test_long_texts_are_not_remembered() -> None:
     engine = built(
         '@id("like") permit (principal, action, resource) when { context.type like "x*" };'
     )
-    long = "x" * 5000
+    long = "x" * 20_000
 
     for _ in range(2):
         assert engine.ask("ann", "task:other", PAY, OTHER | {"type": long}).allowed
         assert engine.ask("ann", "task:other", ("Capability", long), OTHER | {"type": "x"}).allowed
     assert engine.counters.uncached == 4
-    assert engine.counters.bytes < 5000
+    assert engine.counters.bytes < 10_000
 
 
 def test_without_room_nothing_is_remembered() -> None:
