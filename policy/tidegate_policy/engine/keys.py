@@ -12,6 +12,8 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from enum import Enum
+from functools import lru_cache
+from types import CodeType
 from typing import Any, cast
 
 from .reads import Path, Reads
@@ -34,13 +36,19 @@ def key_function(context: Record, reads: Reads) -> KeyFunction:
     writer = _Writer(reads)
     source = "\n".join(writer.function(context))
     names = writer.names
-    exec(compile(source, "<key function>", "exec"), names)  # noqa: S102  # see _Writer
+    exec(_compiled(source), names)  # noqa: S102  # see _Writer
     function: KeyFunction = names["key"]
     return function
 
 
+@lru_cache(maxsize=1024)
+def _compiled(source: str) -> CodeType:
+    """Literals are names in it, so many functions have the same code, and few are compiled."""
+    return compile(source, "<key function>", "exec")
+
+
 class _Writer:
-    """Writes a function. Names and literals of others stand in it as their `repr` only."""
+    """Writes a function. In it names of attributes are only ever a `repr`, and literals nowhere."""
 
     def __init__(self, reads: Reads) -> None:
         self.names: dict[str, Any] = {

@@ -20,7 +20,7 @@ from .types import Contexts, Record, Scalar, Uid
 _MAX_BYTES = 64 * 1024 * 1024
 """Of all slices that are kept for engines to come."""
 _POLICY_BYTES = 4000
-_KEY_BYTES = 6500
+_KEY_BYTES = 2500
 
 
 @dataclass(frozen=True, slots=True, eq=False)
