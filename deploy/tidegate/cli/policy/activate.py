@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -16,6 +16,7 @@ from tidegate.policies import library
 from tidegate.project import find_project
 from tidegate_policy.bundle import Bundle, load_bundle
 from tidegate_policy.library import Library
+from tidegate_policy.replay import Diff
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.governance import Report
 from tidegate_schemas.record import Receipt
@@ -80,7 +81,22 @@ def _loaded(bundle: str | None, project: Path | None, known: Library) -> Bundle:
 
 
 def _report(path: Path) -> Report:
-    raise NotImplementedError
+    """What an activation carries of a report.
+
+    Raises:
+        InvalidInput: the file cannot be read, is no report, or was changed.
+    """
+    try:
+        document: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        said = document.pop("digest", None)
+        found = msgspec.convert(document, Diff)
+    except OSError as error:
+        raise InvalidInput(f"{path}: {error.strerror}") from None
+    except msgspec.MsgspecError as error:
+        raise InvalidInput(f"{path}: not a report of `tidegate policy diff`: {error}") from None
+    if said != found.digest:
+        raise InvalidInput(f"{path}: it was changed; its digest is {found.digest}, not {said}")
+    return found.summary()
 
 
 def say(receipt: Receipt, digest: str, as_json: bool) -> None:
