@@ -103,6 +103,8 @@ class Blueprint(Document):
         document = self.canonical
         if self.output is None:
             document["output"] = f"steps.{next(reversed(self.steps))}.output"
+        if not self.delegate:  # as before there was such a thing
+            del document["delegate"]
         text = msgspec.json.encode(document, order="sorted")
         return f"sha256:{hashlib.sha256(text).hexdigest()}"
 

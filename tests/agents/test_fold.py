@@ -233,6 +233,7 @@ def test_an_event_starts_a_run_of_each_blueprint_that_waits_for_it() -> None:
         "subject": "main",
         "time": None,
         "by": "git.hook",
+        "onbehalfof": None,
         "data": {"sha": "f00"},
     }
 

@@ -96,6 +96,7 @@ ALLOWED: dict[Principal, set[str]] = {
     COORDINATOR: {"$JS.API.DIRECT.GET.LEDGER_0"},
     GATEWAY: {
         "ledger.0.allow.task.work.do",
+        "in.tidegate.gateway",
         "receipt.team.agent",
         "receipt.team.other",
         "tail.0",

@@ -23,7 +23,7 @@ from tidegate_schemas.subjects import Kind
 HEAD = '{"specversion":"1.0","id":"1","source":"s","type":"t"'
 TEXTS = (
     *("id", "source", "type", "time", "subject", "datacontenttype", "dataschema", "kind", "to"),
-    *("correlationid", "causationid", "runid", "stepid", "traceparent", "tracestate"),
+    *("correlationid", "causationid", "runid", "stepid", "blueprint", "traceparent", "tracestate"),
     *("dataclassification", "expirytime", "onbehalfof", "costs"),
 )
 
@@ -53,6 +53,7 @@ attributes: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "causationid": words,
         "runid": words,
         "stepid": words,
+        "blueprint": words,
         "attempt": st.integers(1, 2**31 - 1),
         "traceparent": words,
         "tracestate": words,

@@ -158,8 +158,11 @@ async def _examine_stack(
 
 async def _policy(project: Project) -> Finding:
     """Which policies are in force, and whether they are those of the project."""
-    async with await Bus.of_project(str(OPERATOR), project.root, project.state.folder) as bus:
-        known = await library(bus.ledger)
+    try:
+        async with await Bus.of_project(str(OPERATOR), project.root, project.state.folder) as bus:
+            known = await library(bus.ledger)
+    except TidegateError as error:
+        return Finding("policy", "failed", str(error))
     try:
         written = load_bundle(project.policy).digest
     except TidegateError as error:
