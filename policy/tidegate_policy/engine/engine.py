@@ -272,7 +272,7 @@ class Engine:
         """By all policies, and nothing that was remembered of them."""
         try:
             entities = self._store(principal, action, resource)
-        except ValueError as error:  # they do not fit the schema
+        except Exception as error:  # they do not fit the schema, or are not what they should be
             return cedar.denied(error)
         slices = self._slices
         return cedar.decide(
