@@ -40,6 +40,7 @@ def laid_out(file: str, text: str) -> tuple[str, list[Fault]]:
 
 
 def _formatted(text: str) -> str:
+    cedarpy.PolicySet.from_str(text)  # says better than the next line what does not parse
     made = cedarpy.format_policies(text, line_width=_WIDTH, indent_width=2)
     return "\n".join(line.rstrip() for line in made.strip().split("\n"))
 
