@@ -103,10 +103,9 @@ class Snapshot:
         elif self._redacting:
             masked = self._redacting.ask(*request)
             # Whether one that fails would match, nobody knows. The record is for ever.
-            doubt = masked.error or (said.error and not said.policies)
             obligations = (
                 self.precautions(kind, to)
-                if doubt
+                if masked.error
                 else merge(bundle.rules[name].redacts for name in masked.policies)
             )
         else:
