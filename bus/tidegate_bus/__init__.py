@@ -8,6 +8,7 @@
     publisher   submit envelopes, hear verdicts    delivery     admitted messages for a worker
     ingress     submissions, in order              appender     fenced writes to the ledger
     ledger      reading the ledger                 puller       pulling from a consumer
+    bulk        the same, fast, in a worker        frames       its protocol, taken apart
     telemetry   logs, /metrics, /healthz           tasks        ending them
 
 Nothing here decides anything: that is the policy floor.

@@ -8,6 +8,7 @@ window      which envelope ids were seen lately
 trimmer     what is recorded is forgotten by the ingress
 gateway     the shell: read submissions, decide, append, tell the senders
 invariants  does a ledger hold what Tidegate promises of it
+replay      decisions looked at again: by another bundle, by rule, and whether they follow
 
 Nothing is imported here: whoever folds the roster is no gateway, and has none of its metrics.
 """

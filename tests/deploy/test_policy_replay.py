@@ -284,7 +284,7 @@ async def test_explain_tells_obligations_facts_and_rules_in_the_shadow(
     one = tidegate("policy", "explain", str(limited.seq)).out
     other = tidegate("policy", "explain", str(shadowed.seq)).out
 
-    assert "obliges to  budget:eur:2000000/1m per team reserve 5000" in one
+    assert "obliges to  budget:eur:400000/1m per team reserve 5000" in one
     assert "fact        amount = " in one
     assert "shadow      with the rules below it would be: deny" in other
     assert "would decide: support-shall-not-ask-billing (forbid)" in other

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.context import BaseContext
 
 from tidegate_bus.bulk import Access, BulkReader
@@ -114,7 +114,7 @@ class _Worker:
     @contextmanager
     def open(cls, stretch: Stretch, changes: list[Entry]) -> Generator[_Worker]:
         """A worker with a connection of its own."""
-        past = Past(Bundle.of_files(stretch.files).snapshot(BUILT_IN), changes)
+        past = Past(_enforced(stretch.files).snapshot(BUILT_IN), changes)
         with BulkReader(stretch.access, stretch.partition) as reader:
             yield cls(reader, WhatIf(past))
 
@@ -133,6 +133,12 @@ def _pool(stretch: Stretch, changes: list[Entry], processes: int) -> Generator[P
             yield pool
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _enforced(files: Mapping[str, str]) -> Bundle:
+    """A bundle without what it does not enforce: nobody asks here what that would do."""
+    bundle = Bundle.of_files(files)
+    return replace(bundle, rules={n: r for n, r in bundle.rules.items() if not r.shadow})
 
 
 def _context() -> BaseContext:
