@@ -108,6 +108,21 @@ def test_the_digest_can_be_computed_by_anybody() -> None:
     assert (document["since"], document["first"], document["last"]) == ("2h", 1, 1)
 
 
+@SETTINGS
+@given(lines)
+def test_a_report_is_read_back_as_it_was_written(
+    said: list[tuple[str, str, Finding | None]],
+) -> None:
+    """Whoever has the file has the report, with the same digest."""
+    written = report(tally_of(said))
+    document = json.loads(msgspec.json.encode(written.document()))
+    digest = document.pop("digest")
+    again = msgspec.convert(document, Diff)
+
+    assert again == written
+    assert again.digest == digest
+
+
 def test_an_activation_carries_the_sums_and_the_digest() -> None:
     """Its report says between which bundles, over which records, and how many differ how."""
     tally = tally_of([("t.x", "task.a", Finding(outcome, ())) for outcome in DIFFERENT[:3]])
