@@ -9,39 +9,21 @@ from tidegate_bus.connection import Connection
 from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.publisher import Publisher
 from tidegate_policy.bundle import Bundle
-from tidegate_policy.genesis import genesis
-from tidegate_policy.library import Library
-from tidegate_schemas import subjects
+from tidegate_policy.replay.shelf import Shelf, policy_filter
 from tidegate_schemas.envelope import Envelope
-from tidegate_schemas.errors import InvalidEnvelope, LedgerError
 from tidegate_schemas.governance import Activation, Proposal, Report
 from tidegate_schemas.record import Receipt
-from tidegate_schemas.subjects import Kind
 from tidegate_schemas.vocabulary import POLICY_ACTIVATE, POLICY_PROPOSE
 
-COMMANDS = subjects.delivery(0, Kind.CONTROL, "policy.>")
-"""Subjects of the records that change policies."""
 
-
-async def library(reader: LedgerReader) -> Library:
+async def shelf(reader: LedgerReader) -> Shelf:
     """Every bundle that the ledger has, and which is in force.
 
     Raises:
         LedgerError: a record is none that a gateway admits.
         Unavailable: the broker does not answer.
     """
-    found = Library(genesis().bundle)
-    async for stored in reader.read(filter=COMMANDS):
-        try:
-            message = stored.record().message()
-            assert message  # what is admitted could be read
-            if message.to == POLICY_PROPOSE:
-                found.propose(message.payload(Proposal).files)
-            elif message.to == POLICY_ACTIVATE:
-                found.activate(message.payload(Activation))
-        except InvalidEnvelope as error:
-            raise LedgerError(f"ledger record {stored.seq} is not of a gateway: {error}") from error
-    return found
+    return Shelf.of([(s.seq, s.payload) async for s in reader.read(filter=policy_filter())])
 
 
 class Sender(Protocol):
@@ -79,13 +61,13 @@ async def put_in_force(connection: Connection, bundle: Bundle, reason: str) -> R
 
     Raises:
         Refused, Unavailable: see `propose` and `activate`.
-        LedgerError: see `library`.
+        LedgerError: see `shelf`.
     """
-    known = await library(LedgerReader(connection))
+    known = await shelf(LedgerReader(connection))
     if known.active == bundle.digest:
         return None
     publisher = await Publisher.start(connection)
-    if bundle.digest not in known:
+    if bundle.digest not in known.files:
         await propose(publisher, bundle)
     return await activate(publisher, bundle.digest, reason=reason)
 

@@ -30,7 +30,7 @@ from .access import Access, access
 from .child import Child, OnLine
 from .guards import Guards
 from .identities import Wanted, ensure_keys, wanted
-from .policies import library, put_in_force
+from .policies import put_in_force, shelf
 from .processes import running, telemetry
 from .project import Project, State, check_blueprints, client_tls, load_project
 from .reconciler import Applied, Reconciler, note
@@ -213,7 +213,7 @@ class Stack:
             try:
                 receipt = await put_in_force(operator, bundle, "tidegate up")
             except Refused as error:
-                if (await library(LedgerReader(operator))).active == genesis().bundle.digest:
+                if (await shelf(LedgerReader(operator))).active == genesis().bundle.digest:
                     raise  # nothing may move under those
                 self._on_line(
                     "stack",

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 
-from tidegate_schemas.errors import InvalidEnvelope, InvalidInput, InvalidPolicy
+from tidegate_schemas.errors import InvalidEnvelope, InvalidPolicy
 from tidegate_schemas.governance import Activation
 
 from .bundle import Bundle
 from .bundle.contents import digest as digest_of
 
-_SHORTEST = 8
 _LOADED = 4
 """Bundles that are kept ready; the others are text until somebody wants them again."""
 
@@ -24,7 +23,6 @@ class Library:
 
     Attributes:
         active: digest of the one in force.
-        activated: of all that ever were, in order, from the first on.
     """
 
     def __init__(self, genesis: Bundle) -> None:
@@ -32,25 +30,10 @@ class Library:
         self._loaded: OrderedDict[str, Bundle] = OrderedDict()
         self._genesis = genesis
         self.active = genesis.digest
-        self.activated = [self.active]
         self._counting: dict[str, float | None] = {genesis.digest: None}
 
     def __contains__(self, digest: str) -> bool:
         return digest == self._genesis.digest or digest in self._files
-
-    def find(self, start: str) -> str:
-        """The digest that begins so, with or without `sha256:`; at least 8 digits.
-
-        Raises:
-            InvalidInput: none does, or several do.
-        """
-        hexadecimal = start.removeprefix("sha256:")
-        known = (self._genesis.digest, *self._files)
-        found = [d for d in known if d.removeprefix("sha256:").startswith(hexadecimal)]
-        if len(hexadecimal) < _SHORTEST or len(found) != 1:
-            several = f"{len(found)} bundles" if len(found) > 1 else "no bundle in the ledger"
-            raise InvalidInput(f"{start!r}: {several}; see tidegate policy history")
-        return found[0]
 
     def bundle(self, digest: str) -> Bundle:
         """A bundle, ready to be asked.
@@ -88,7 +71,6 @@ class Library:
     def activate(self, activation: Activation) -> None:
         """It is in force from here on."""
         self.active = activation.bundle
-        self.activated.append(activation.bundle)
         self._counting.setdefault(self.active)
 
     @property

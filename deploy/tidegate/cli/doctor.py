@@ -17,7 +17,7 @@ from tidegate.broker_drift import broker_drift
 from tidegate.bus import Bus
 from tidegate.guards import victim
 from tidegate.identities import Wanted, current
-from tidegate.policies import library
+from tidegate.policies import shelf
 from tidegate.processes import running
 from tidegate.project import Project, address, check_blueprints, client_tls, open_project
 from tidegate.reconciler import applied, roster
@@ -160,7 +160,7 @@ async def _policy(project: Project) -> Finding:
     """Which policies are in force, and whether they are those of the project."""
     try:
         async with await Bus.of_project(str(OPERATOR), project.root, project.state.folder) as bus:
-            known = await library(bus.ledger)
+            known = await shelf(bus.ledger)
     except TidegateError as error:
         return Finding("policy", "failed", str(error))
     try:

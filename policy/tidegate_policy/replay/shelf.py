@@ -58,6 +58,16 @@ class Shelf:
         since, found = next(a for a in reversed(self.activations) if a[0] < seq)
         return found, since
 
+    @property
+    def active(self) -> str:
+        """Digest of the bundle in force after all of them."""
+        return self.activations[-1][1]
+
+    @property
+    def previous(self) -> str | None:
+        """Digest of what was in force before that, if anything else was."""
+        return next((d for _, d in reversed(self.activations[1:]) if d != self.active), None)
+
     def bundle(self, digest: str) -> Bundle:
         """A bundle; the first digits of its digest will do.
 
@@ -65,11 +75,19 @@ class Shelf:
             InvalidInput: the ledger has none of that digest, or several.
             InvalidPolicy: it does not load; this program takes other policies than the gateway.
         """
+        return Bundle.of_files(self.files[self.find(digest)])
+
+    def find(self, digest: str) -> str:
+        """The whole of a digest, from its first digits.
+
+        Raises:
+            InvalidInput: the ledger has none of that digest, or several.
+        """
         wanted = f"sha256:{digest.removeprefix('sha256:')}"
         found = [known for known in self.files if known.startswith(wanted)]
         if len(found) != 1:
             raise InvalidInput(f"the ledger has {len(found) or 'no'} bundles {digest[:80]}")
-        return Bundle.of_files(self.files[found[0]])
+        return found[0]
 
 
 def policy_filter(partition: int = 0) -> str:

@@ -12,11 +12,10 @@ from tidegate import policies
 from tidegate.bus import Bus
 from tidegate.cli.console import AsOption, JsonOption, ProjectOption, StateOption, out, print_json
 from tidegate.cli.console import run as run_async
-from tidegate.policies import library
 from tidegate.project import find_project
 from tidegate_policy.bundle import Bundle, load_bundle
-from tidegate_policy.library import Library
 from tidegate_policy.replay import Diff
+from tidegate_policy.replay.shelf import Shelf
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.governance import Report
 from tidegate_schemas.record import Receipt
@@ -61,23 +60,23 @@ async def _activate(
     state: Path | None,
 ) -> tuple[Receipt, str]:
     async with await Bus.of_project(principal, project, state) as bus:
-        known = await library(bus.ledger)
+        known = await policies.shelf(bus.ledger)
         loaded = _loaded(bundle, project, known)
         if loaded.digest == known.active:
             raise InvalidInput(f"{loaded.digest} is in force already")
-        if loaded.digest not in known:
+        if loaded.digest not in known.files:
             await policies.propose(bus, loaded)
         done = await policies.activate(bus, loaded.digest, reason=reason, report=report)
         return done, loaded.digest
 
 
-def _loaded(bundle: str | None, project: Path | None, known: Library) -> Bundle:
+def _loaded(bundle: str | None, project: Path | None, known: Shelf) -> Bundle:
     """The bundle in a folder, or one that the ledger has."""
     if bundle is None:
         return load_bundle(find_project(project or Path.cwd()) / "policy")
     if Path(bundle).is_dir():
         return load_bundle(Path(bundle))
-    return known.bundle(known.find(bundle))
+    return known.bundle(bundle)
 
 
 def _report(path: Path) -> Report:

@@ -18,10 +18,10 @@ from tidegate.cli.console import (
     table,
 )
 from tidegate.cli.console import run as run_async
-from tidegate.policies import COMMANDS
 from tidegate_bus.ledger import LedgerReader
 from tidegate_policy.bundle.contents import digest
 from tidegate_policy.genesis import genesis
+from tidegate_policy.replay.shelf import policy_filter
 from tidegate_schemas.governance import Activation, Proposal
 from tidegate_schemas.vocabulary import OPERATOR, POLICY_PROPOSE
 
@@ -62,7 +62,7 @@ async def _history(
 
 
 async def _lines(reader: LedgerReader) -> AsyncIterator[dict[str, Any]]:
-    async for stored in reader.read(filter=COMMANDS):
+    async for stored in reader.read(filter=policy_filter()):
         record = stored.record()
         message = record.message()
         assert message  # what is admitted could be read

@@ -11,7 +11,6 @@ from tidegate import policies
 from tidegate.bus import Bus
 from tidegate.cli.console import AsOption, JsonOption, ProjectOption, StateOption
 from tidegate.cli.console import run as run_async
-from tidegate.policies import library
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.record import Receipt
 from tidegate_schemas.vocabulary import OPERATOR
@@ -38,14 +37,9 @@ async def _rollback(
     to: str | None, reason: str, principal: str, project: Path | None, state: Path | None
 ) -> tuple[Receipt, str]:
     async with await Bus.of_project(principal, project, state) as bus:
-        known = await library(bus.ledger)
-        if to is not None:
-            digest = known.find(to)
-        elif len(known.activated) > 1:
-            digest = next((d for d in reversed(known.activated) if d != known.active), "")
-        else:
-            digest = ""
-        if not digest:
+        known = await policies.shelf(bus.ledger)
+        digest = known.find(to) if to is not None else known.previous
+        if digest is None:
             raise InvalidInput("nothing was in force before; see tidegate policy history")
         if digest == known.active:
             raise InvalidInput(f"{digest} is in force already")
