@@ -1,0 +1,123 @@
+"""`tidegate policy activate`, `rollback`, `history`, and what `up` does with new policies."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from .test_cli import Shell, bytecode, here, tidegate
+from .test_cli_alone import Program
+
+__all__ = ["here", "tidegate"]  # fixtures
+
+NO_VISITS = '@id("no-visits") forbid (principal, action in Action::"event", resource);\n'
+
+
+@pytest.fixture
+def stricter(tidegate: Shell, tmp_path: Path) -> Path:
+    """A folder with the project's policies, and one that forbids all events."""
+    for path in (tidegate.folder / "policy").glob("*.cedar"):
+        (tmp_path / path.name).write_text(path.read_text())
+    (tmp_path / "strict.cedar").write_text(NO_VISITS)
+    return tmp_path
+
+
+def digest(here: Program, folder: Path | str) -> str:
+    """Of a bundle."""
+    return here("policy", "show", "--digest", str(folder)).out.strip()
+
+
+def test_policies_come_into_force_and_go_back_while_the_stack_runs(
+    here: Program, stricter: Path
+) -> None:
+    """From the record on that says so, and the ledger has every one that ever was."""
+    before = digest(here, "policy")
+    strict = digest(here, stricter)
+    done = here("policy", "activate", str(stricter), "--reason", "an incident", "--json")
+    assert (done.status, done.json["verdict"], done.json["bundle"]) == (0, "allow", strict)
+    refused = here("publish", "greeting.requested", "{}")
+    assert (refused.status, "no-visits" in refused.err) == (3, True)
+
+    again = here("policy", "activate", str(stricter))
+    assert (again.status, "is in force already" in again.err) == (2, True)
+
+    back = here("policy", "rollback")
+    assert (back.status, back.out.startswith(before)) == (0, True)
+    assert here("publish", "greeting.requested", "{}").status == 0
+    assert here("policy", "rollback", strict[7:19]).status == 0
+    assert here("policy", "rollback", before).status == 0
+
+    lines = here("policy", "history", "--json").json
+    in_force = [line["bundle"] for line in lines if line["what"] == "in force"]
+    assert in_force[-4:] == [strict, before, strict, before]
+    assert [line["bundle"] for line in lines if line["what"] == "proposed"].count(strict) == 1
+    assert "an incident" in here("policy", "history").out
+
+
+@pytest.mark.parametrize("arguments", [("rollback", "00000000"), ("activate", "no-such-folder")])
+def test_what_the_ledger_does_not_have_cannot_be_activated(
+    here: Program, arguments: tuple[str, str]
+) -> None:
+    """It is bad input, and nothing changes."""
+    assert here("policy", *arguments).status == 2
+
+
+def test_who_may_not_put_policies_in_force_does_not(here: Program, stricter: Path) -> None:
+    """The website's key is at hand, and policy says no."""
+    done = here("policy", "activate", str(stricter), "--as", "outside.website")
+    assert done.status != 0
+    assert here("publish", "greeting.requested", "{}").status == 0
+
+
+def test_a_bundle_that_locks_out_is_refused(here: Program, tmp_path: Path) -> None:
+    """The receipt says what would go wrong, and the policies before stay in force."""
+    (tmp_path / "all.cedar").write_text(
+        '@id("a") permit (principal, action in Action::"task", resource);'
+    )
+    done = here("policy", "activate", str(tmp_path))
+    assert (done.status, "nobody could go back" in done.err) == (3, True)
+    assert here("publish", "greeting.requested", "{}").status == 0
+
+
+def test_a_report_goes_with_the_activation(here: Program, stricter: Path, tmp_path: Path) -> None:
+    """What `diff` wrote is taken as it is, and not once it was changed."""
+    file = tmp_path / "report.json"
+    assert here("policy", "diff", "--bundle", str(stricter), "--report", str(file)).status == 0
+    report = json.loads(file.read_text())
+    changed = tmp_path / "changed.json"
+    changed.write_text(json.dumps({**report, "records": report["records"] + 1}))
+    for path, why in ((changed, "it was changed"), (tmp_path / "none", "No such file")):
+        done = here("policy", "activate", str(stricter), "--report", str(path))
+        assert (done.status, why in done.err) == (2, True)
+    assert here("policy", "activate", str(stricter), "--report", str(file)).status == 0
+    assert here("policy", "rollback").status == 0
+
+
+def test_up_says_it_when_changed_policies_do_not_come_into_force(
+    tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """Here they must come with a report; the stack runs under those before."""
+    outside = Shell(tmp_path, bytecode(pytestconfig))
+    assert outside("init", "hello").status == 0
+    shell = outside.there(tmp_path / "hello")
+    first = shell.up(tmp_path / "first.log")
+    first.send_signal(signal.SIGINT)
+    assert first.wait(60) == 0
+    with (shell.folder / "tidegate.yaml").open("a") as settings:
+        settings.write("gateway: { policy_report: true }\n")
+    (shell.folder / "policy" / "strict.cedar").write_text(NO_VISITS)
+    second = shell.up(tmp_path / "second.log")
+    try:
+        assert shell("publish", "greeting.requested", "{}").status == 0
+        doctor = shell("doctor", "--json").json
+        (policy,) = (finding for finding in doctor if finding["check"] == "policy")
+        assert (policy["status"], "is in force" in policy["detail"]) == ("ok", True)
+    finally:
+        second.send_signal(signal.SIGINT)
+        assert second.wait(60) == 0
+    log = (tmp_path / "second.log").read_text()
+    assert "are not in force; those before still are" in log
+    assert "demand a report" in log
