@@ -10,7 +10,7 @@ from policy.engine.grammar import ADDRESSES, DECIMALS, DURATIONS, LONGS, TEXTS, 
 from policy.engine.world import extension, reference
 from tidegate_policy.engine import Uid
 
-_PRINCIPALS = ("ann", "bob", "bob", "cyd", "cyd", "dan")
+_PRINCIPALS = ("ann", "bob", "bob", "cyd", "cyd", "dan", "eve")
 _ACTIONS = ("task:pay", "task:pay", "task:pay", "task:odd", "task:other", "event:other")
 _RESOURCES = {"task": ("pay", "see", "new"), "event": ("news", "new")}
 _WRONG: tuple[Any, ...] = (

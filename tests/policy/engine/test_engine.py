@@ -45,10 +45,11 @@ def built(
     on_difference: OnDifference = surprised,
     contexts: Contexts = CONTEXTS,
     entities: Entities = ENTITIES,
+    schema: str = SCHEMA,
 ) -> Engine:
     """An engine of the tests' world."""
     return Engine.build(
-        policies, SCHEMA, contexts, entities, on_difference=on_difference, limits=limits
+        policies, schema, contexts, entities, on_difference=on_difference, limits=limits
     )
 
 
@@ -287,6 +288,27 @@ def test_types_that_are_not_the_schemas_are_found_out(wrong: dict[str, Attribute
         assert pay(engine, payment()).allowed
         assert engine.ask("ann", "task:other", PAY, OTHER).allowed
     assert (engine.counters.hits, engine.counters.uncached) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        ("loose?: { kind?: String", "loose?: { kind: String"),
+        ("loose?: {", "loose: {"),
+        ("note?: String", "note: String"),
+        ("note?: String", "note?: Long"),
+        ("name?: String", "name: String"),
+        ("dataclassification?: String,\n  data", "dataclassification: String,\n  data"),
+    ],
+)
+def test_a_schema_that_asks_for_more_is_found_out(here: str, there: str) -> None:
+    """An attribute that the types let be absent; Cedar does not, even if no policy reads it."""
+    assert here in SCHEMA
+    engine = built(PERMIT, schema=SCHEMA.replace(here, there))
+
+    for _ in range(2):
+        pay(engine, payment())
+    assert engine.counters.entries == 0
 
 
 def test_the_number_of_entries_is_bounded() -> None:

@@ -129,6 +129,7 @@ ENTITIES: Entities = {
     ("Agent", "ann"): _agent("agent", 0, (("Team", "red"),), ("red", "blue"), None),
     ("Agent", "bob"): _agent("operator", 1, (("Team", "blue"),), ("blue",), "ann"),
     ("Agent", "cyd"): _agent("agent", 5, (("Group", "top"), ("Team", "red")), (), "bob"),
+    ("Agent", "eve"): _agent("probe", 0, (("Team", "blue"),), (), None),
     ("Capability", "pay"): ({"limit": 10, "team": reference("Team", "red")}, (("Team", "red"),)),
     ("Capability", "see"): (
         {"limit": 0, "team": reference("Team", "blue")},
