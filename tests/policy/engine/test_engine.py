@@ -249,6 +249,21 @@ def test_other_entities_are_another_memory() -> None:
     assert other.counters.entries == 2
 
 
+@pytest.mark.parametrize("by", ["ann", "bob", "cyd", "eve"])
+def test_groups_of_groups_are_found_in_scopes_and_conditions(by: str) -> None:
+    """However far they are; of `eve` no attribute leads there."""
+    engine = built(
+        """
+        @id("scope") permit (principal in Group::"top", action, resource in Group::"top");
+        @id("condition") permit (principal, action, resource)
+          when { principal in Group::"top" && resource in Group::"top" };
+        """
+    )
+
+    for _ in range(2):
+        assert pay(engine, payment(), by) == Verdict(True, ("condition", "scope"))
+
+
 def test_a_thousand_may_register_one_after_the_other() -> None:
     """Of the others nothing is read; only what a request reaches must fit the schema."""
     entities: dict[Any, Any] = {("Agent", f"bad{i}"): ({"role": 1}, ()) for i in range(1000)}
