@@ -21,6 +21,20 @@ if TYPE_CHECKING:
     from .state import State
 
 
+FOLLOWED = COMMANDS | {
+    vocabulary.IDENTITY_REGISTER,
+    vocabulary.IDENTITY_REVOKE,
+    vocabulary.POLICY_PROPOSE,
+    vocabulary.POLICY_ACTIVATE,
+    vocabulary.APPROVAL_GRANT,
+    vocabulary.APPROVAL_REFUSE,
+    vocabulary.BLUEPRINT_REGISTER,
+    vocabulary.CLOCK_TICK,
+}
+"""What the gateway itself follows, now and whenever it reads the ledger: the record keeps it whole,
+whatever policy says of redaction."""
+
+
 def check_command(
     state: State, limits: Limits, by: str, to: str, envelope: Envelope, now: int
 ) -> None:

@@ -22,7 +22,7 @@ from tidegate_schemas.record import VERSION, Ingress, Reason, Receipt, Record, W
 from tidegate_schemas.subjects import NOWHERE, Kind, Principal, Verdict
 
 from .bundle import Answer, Question
-from .commands import check_command
+from .commands import FOLLOWED, check_command
 from .controls import Level
 from .holds import Hold
 from .obligations import Obligations, costs_of, merge
@@ -64,6 +64,7 @@ class Decision:
         obligations: what its record says that it obliges to.
         envelope: the message; None where it could not be read.
         redacted: whether `envelope` is less than what was submitted.
+        withheld: what could not be read is not in the record either.
     """
 
     verdict: Verdict
@@ -75,6 +76,7 @@ class Decision:
     obligations: tuple[str, ...] = ()
     envelope: Envelope | None = None
     redacted: bool = False
+    withheld: bool = False
     first: First | None = None
 
 
@@ -96,7 +98,7 @@ def decide(state: State, limits: Limits, submission: Submission, now: int) -> De
         envelope = decode(submission.payload, limit=limits.envelope_bytes)
         kind, to = envelope.destination()
     except InvalidEnvelope as error:
-        return _unreadable(submission.payload, error)
+        return _unreadable(submission.payload, error, state)
     message = _Message(state, limits, by, kind, to, envelope, now)
     if by == str(vocabulary.GATEWAY) and (kind, to) == (Kind.CONTROL, vocabulary.CLOCK_TICK):
         return message.says(Verdict.ALLOW, Reason.TIME_PASSED)
@@ -175,6 +177,8 @@ class _Message:
                 shadow = Verdict.ALLOW if allowed else Verdict.DENY
                 facts["shadow"] = {"verdict": shadow, "policies": list(deciding)}
         envelope = self.envelope
+        if obligations.redactions and self.kind is Kind.CONTROL and self.to in FOLLOWED:
+            obligations = replace(obligations, redactions=())
         if obligations.redactions:
             envelope = redact(envelope, obligations.pointers)
         # Limits and approvals are of what goes on or waits.
@@ -237,6 +241,9 @@ class _Message:
                 break
             behind = snapshot.ask(question._replace(by=principal, delegated=True))
             answer = _both(answer, behind)
+        if chain and not answer.allowed:  # what each of them would have had redacted
+            careful = snapshot.precautions(self.kind, self.to)
+            answer = answer._replace(obligations=merge((answer.obligations, careful)))
         return answer
 
     def _weigh(
@@ -335,12 +342,14 @@ def _both(one: Answer, other: Answer) -> Answer:
     )
 
 
-def _unreadable(payload: bytes, error: InvalidEnvelope) -> Decision:
+def _unreadable(payload: bytes, error: InvalidEnvelope, state: State) -> Decision:
     facts: dict[str, Any] = {"detail": error.detail}
-    if error.code == Reason.OVERSIZED:  # too large for a record: its digest stands for it
+    # Too large for a record, or nobody knows where what is to be redacted stands in it.
+    withheld = error.code == Reason.OVERSIZED or bool(state.snapshot.bundle.redactions)
+    if withheld:  # its digest stands for it
         facts["bytes"] = len(payload)
         facts["sha256"] = hashlib.sha256(payload).hexdigest()
-    return Decision(Verdict.REJECT, error.code, facts=facts)
+    return Decision(Verdict.REJECT, error.code, facts=facts, withheld=withheld)
 
 
 def record(
@@ -376,7 +385,7 @@ def record(
     if decision.envelope is not None:
         text = encode(decision.envelope) if decision.redacted else submission.payload
         envelope = msgspec.Raw(text.strip(_WHITESPACE))
-    keep_raw = decision.envelope is None and decision.reason != Reason.OVERSIZED
+    keep_raw = decision.envelope is None and not decision.withheld
     return Record(
         v=VERSION,
         log=log,
