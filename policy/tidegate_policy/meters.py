@@ -60,8 +60,12 @@ class _Used:
 
 @dataclass(frozen=True, slots=True)
 class _Reservation:
-    """What an open task has reserved: keys with window and amount. `worker` may settle it."""
+    """What an open task has reserved: keys with window and amount. `worker` may settle it.
 
+    `seq` is of the record of the task: its sender may use the same id again, later.
+    """
+
+    seq: int
     worker: str
     time: int
     parts: tuple[tuple[Key, int, int], ...]
@@ -80,8 +84,8 @@ class Meters:
 
     def used(self, limit: Limit, charged: Charged, now: int) -> int:
         """What was used of a limit, in billionths (a rate: messages)."""
-        used = self._used.get(_key(limit, charged))
-        return used.amount if used and used.start == _start(limit, now) else 0
+        used = self._current(_key(limit, charged), now)
+        return used.amount if used else 0
 
     def exceeded(
         self, limits: Iterable[Limit], charged: Charged, costs: Mapping[str, int], now: int
@@ -104,6 +108,7 @@ class Meters:
         costs: Mapping[str, int],
         now: int,
         task: tuple[str, str] | None = None,
+        seq: int = 0,
     ) -> None:
         """Take what an admitted or held message needs.
 
@@ -113,19 +118,20 @@ class Meters:
             costs: what the message itself says that it costs, in billionths.
             now: time of its record.
             task: sender and envelope id, for one that a result will settle.
+            seq: of its record.
         """
         parts: list[tuple[Key, int, int]] = []
         for limit in limits:
-            key, start = _key(limit, charged), _start(limit, now)
+            key = _key(limit, charged)
             more = 1 if isinstance(limit, RateLimit) else _asked(limit, costs)
-            used = self._used.get(key)
-            if used is None or used.start != start:
-                used = self._used[key] = _Used(start, 0)
+            used = self._current(key, now)
+            if used is None:
+                used = self._used[key] = _Used(_start(key, now), 0)
             used.amount += more
             if isinstance(limit, Budget) and limit.unit != "messages":
-                parts.append((key, start, more))
+                parts.append((key, used.start, more))
         if task and parts:
-            self._open[task] = _Reservation(charged.worker, now, tuple(parts))
+            self._open[task] = _Reservation(seq, charged.worker, now, tuple(parts))
         self._changes += 1
         if self._changes % _SWEEP == 0:
             self._sweep(now)
@@ -153,16 +159,30 @@ class Meters:
                 spent = costs.get(key[1], 0 if failed else reserved)
             self._give_back(key, start, reserved - spent)
 
-    def refund(self, task: tuple[str, str]) -> None:
-        """What was held is not dispatched after all."""
-        reservation = self._open.pop(task, None)
-        for key, start, reserved in reservation.parts if reservation else ():
+    def refund(self, task: tuple[str, str], seq: int) -> None:
+        """What the record `seq` held is not dispatched after all."""
+        reservation = self._open.get(task)
+        if reservation is None or reservation.seq != seq:
+            return
+        del self._open[task]
+        for key, start, reserved in reservation.parts:
             self._give_back(key, start, reserved)
 
     def forget_run(self, run: str) -> None:
         """The run is over: nothing is counted in it any more."""
         for key in [key for key in self._used if key[3:] == (Scope.RUN, run)]:
             del self._used[key]
+
+    def _current(self, key: Key, now: int) -> _Used | None:
+        """What was used in the window of now.
+
+        A clock that is set back does not begin an earlier window anew: what was used in the later
+        one counts until then, unless that is further away than a window is long.
+        """
+        used, start = self._used.get(key), _start(key, now)
+        if used and start <= used.start <= start + key[2] * _SECOND:
+            return used
+        return None
 
     def _give_back(self, key: Key, start: int, amount: int) -> None:
         used = self._used.get(key)
@@ -174,7 +194,8 @@ class Meters:
             if key[2] and used.start + key[2] * _SECOND <= now:
                 del self._used[key]
         for task, reservation in list(self._open.items()):
-            if not any(part[0] in self._used for part in reservation.parts):
+            windows = ((self._used.get(key), start) for key, start, _ in reservation.parts)
+            if not any(used and used.start == start for used, start in windows):
                 del self._open[task]
 
 
@@ -183,8 +204,8 @@ def _key(limit: Limit, charged: Charged) -> Key:
     return (limit.policy, unit, limit.seconds, limit.scope, charged.whose(limit))
 
 
-def _start(limit: Limit, now: int) -> int:
-    return now - now % (limit.seconds * _SECOND) if limit.seconds else 0
+def _start(key: Key, now: int) -> int:
+    return now - now % (key[2] * _SECOND) if key[2] else 0
 
 
 def _asked(budget: Budget, costs: Mapping[str, int]) -> int:

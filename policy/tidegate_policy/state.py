@@ -127,7 +127,7 @@ class State:
                 self.holds.add(_hold(record, envelope, time))
             case Verdict.DENY if record.ingress.n:
                 self.holds.remove(record.first or 0)
-                self.meters.refund((record.by, envelope.id))
+                self.meters.refund((record.by, envelope.id), record.first or 0)
             case _:
                 pass
 
@@ -146,6 +146,7 @@ class State:
                 costs_of(envelope.costs),
                 time,
                 (record.by, envelope.id) if record.kind is Kind.TASK else None,
+                record.seq,
             )
 
     def _happened(self, record: Record, envelope: Envelope, time: int) -> None:
