@@ -3,6 +3,8 @@
 It moves the state with each record that it makes, so the next submission is decided by what the
 ledger says up to there. What one submission sets going besides, such as the release of what was
 held, follows it at once with `n` = 1, 2, …; cut off in the middle, a new desk goes on from there.
+None stands for something that was looked at and waits on: so whoever asks for the next record can
+do something else in between, however much waits.
 """
 
 from __future__ import annotations
@@ -58,18 +60,18 @@ class Desk:
         self._partition = partition
         self._epoch = epoch
 
-    def take(self, submission: Submission, now: int) -> Iterator[Entry]:
+    def take(self, submission: Submission, now: int) -> Iterator[Entry | None]:
         """The record of a submission, and those of what it sets going."""
         decision = decide(self.state, self._limits, submission, now)
         yield self._write(decision, submission, now)
         if self.state.due:
             yield from self._consequences(submission.seq, submission.time, 0, now)
 
-    def go_on(self, last: Ingress, now: int) -> Iterator[Entry]:
+    def go_on(self, last: Ingress, now: int) -> Iterator[Entry | None]:
         """What the last submission of an earlier desk has set going and is not recorded yet."""
         yield from self._consequences(last.seq, parse_rfc3339(last.time), last.n, now)
 
-    def _consequences(self, seq: int, time: int, n: int, now: int) -> Iterator[Entry]:
+    def _consequences(self, seq: int, time: int, n: int, now: int) -> Iterator[Entry | None]:
         state = self.state
         while state.due:
             hold = state.holds.get(state.due.popleft())
@@ -78,6 +80,8 @@ class Desk:
                 n += 1
                 again = Submission(seq, time, hold.by, hold.payload)
                 yield self._write(decision, again, now, n, hold)
+            else:
+                yield None
 
     def _write(
         self,

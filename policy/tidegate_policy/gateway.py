@@ -225,27 +225,29 @@ class Gateway:
         entries = desk.go_on(last, self._clock()) if last else iter(())
         waiting: deque[Submission] = deque()
         while True:
-            batch = _Batch()
+            batch, over = _Batch(), False
             now, turn = self._clock(), time.monotonic() + _TURN_SECONDS
-            while len(batch.entries) < MAX_BATCH:
-                entry = next(entries, None)
-                if entry is not None:
-                    batch.add(entry)
-                    if entry.switched or time.monotonic() >= turn:
+            while len(batch.entries) < MAX_BATCH and not over:
+                try:
+                    entry = next(entries)
+                except StopIteration:
+                    if not waiting:
                         break
-                elif waiting:
                     submission = waiting.popleft()
                     batch.submissions.append(submission)
                     entries = desk.take(submission, now)
-                else:
-                    break
+                    continue
+                over = time.monotonic() >= turn
+                if entry is not None:
+                    batch.add(entry)
+                    over = over or entry.switched
             if batch.entries:
                 self._unconfirmed[-1].update(batch.leaves)
                 batch.stored = await appender.append(batch.entries)
                 await batches.put(batch)
-                if waiting:  # its turn was over
-                    await asyncio.sleep(_OTHERS_SECONDS)
-            else:
+            if over or waiting:
+                await asyncio.sleep(_OTHERS_SECONDS)
+            elif not batch.entries:
                 waiting.extend(await ingress.next(MAX_BATCH))
 
     async def _confirm(self, batches: asyncio.Queue[_Batch], trimmer: Trimmer) -> None:

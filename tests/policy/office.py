@@ -94,7 +94,7 @@ class Office:
 
     def _keep(self, entries: Any, cut: int | None = None) -> list[Record]:
         made: list[Record] = []
-        for entry in entries:
+        for entry in filter(None, entries):
             if cut is not None and len(made) == cut:
                 break
             self.ledger.append(entry.payload)

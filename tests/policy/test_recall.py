@@ -45,9 +45,9 @@ async def recalled(office: Office, reader: Reader, now: int) -> State:
     return await recall(reader, lambda: begin(office), 0, tail, now)
 
 
-def lines(entries: Iterator[Entry]) -> list[bytes]:
+def lines(entries: Iterator[Entry | None]) -> list[bytes]:
     """The records as they would be stored."""
-    return [entry.payload for entry in entries]
+    return [entry.payload for entry in entries if entry]
 
 
 def goes_on(office: Office, state: State, later: Later, now: int) -> list[list[bytes]]:

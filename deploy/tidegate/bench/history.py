@@ -223,7 +223,7 @@ class History:
         self._now += _STEP
         self._desk_number = getattr(self, "_desk_number", 0) + 1
         submission = Submission(self._desk_number, self._now - 1_000_000, by, payload)
-        for entry in self._desk.take(submission, self._now):
+        for entry in filter(None, self._desk.take(submission, self._now)):
             if entry.record.why.reason == Reason.APPROVAL_REQUIRED:
                 self._held.append((entry.record.seq, bytes(entry.record.envelope)))  # type: ignore[arg-type]
             yield entry
