@@ -19,6 +19,8 @@ from .source import Statement, statements, too_much
 MAX_ID = 128
 MAX_IDS = 128 * 1024
 """Of all ids together, in bytes: a record names every policy that decided, and must be stored."""
+_MAX_FAULTS = 20
+"""Of syntax, in one file, that are told."""
 
 _POSITIONAL = re.compile(r"`(policy(\d+))`")
 _FOR_ACTION = re.compile(r' for Action::"[^"]*"')
@@ -108,13 +110,18 @@ def read_rules(
 
 
 def _syntax(file: str, written: list[Statement], error: ValueError) -> Iterator[Fault]:
-    """Which policies do not parse. One whose neighbours are wrong may be right by itself."""
-    found = False
+    """Which policies do not parse. One whose neighbours are wrong may be right by itself.
+
+    Each is read by itself, and many wrong ones would keep a gateway for long: the first will do.
+    """
+    found = 0
     for statement in written:
+        if found == _MAX_FAULTS:
+            break
         try:
             cedarpy.PolicySet.from_str(statement.text).to_pst()
         except ValueError as own:
-            found = True
+            found += 1
             message = one_line(own)
             hint = "a policy ends with `;`" if "end of input" in message else ""
             if "invalid token" in message and not statement.text.isascii():
