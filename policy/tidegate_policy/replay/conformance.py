@@ -42,8 +42,8 @@ class Conformance:
 
     Attributes:
         records: how many were given.
-        unknown: of these, records whose submission the ledger does not hold (too large for it, or not to be read where
-            something is redacted).
+        unknown: of these, records whose submission the ledger does not hold: too large for it, or
+            not to be read where something is redacted.
         bundles: digests of those under which they were decided, and how many under each.
     """
 
