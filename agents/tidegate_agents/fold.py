@@ -32,6 +32,7 @@ from .run import (
     Dispatched,
     Fact,
     Failed,
+    Held,
     Refused,
     Run,
     Succeeded,
@@ -51,7 +52,7 @@ _CONTROLS = frozenset(
     )
 )
 _OWN_CONTROLS = frozenset((vocabulary.BLUEPRINT_REGISTER, vocabulary.RUN_TIMEOUT))
-_DECISIONS = frozenset((Verdict.ALLOW, Verdict.DENY, Verdict.REJECT))
+_DECISIONS = frozenset((Verdict.ALLOW, Verdict.DENY, Verdict.HOLD, Verdict.REJECT))
 
 T = TypeVar("T")
 Change = Callable[[], tuple[str, ...]]
@@ -230,6 +231,9 @@ class Fold:
                 return TimedOut(*at)
             case Kind.TASK, Verdict.ALLOW, _:
                 return Dispatched(*at, self.providers.get(record.to, ""))
+            case Kind.TASK, Verdict.HOLD, _:
+                detail = record.why.facts.get("detail", "")
+                return Held(*at, f"{record.why.reason}: {detail}")
             case Kind.TASK, _, _:
                 return Refused(*at, record.why.reason)
             case _, _, vocabulary.RESULT:

@@ -33,23 +33,26 @@ class Unit:
     Attributes:
         index: position in the list; 0 without `foreach`.
         attempt: which attempt this is, from 1.
-        phase: `due` until its task is in the ledger, then `sent`, then `done` or `failed`.
+        phase: `due` until its task is in the ledger, then `sent`, then `done` or `failed`; `held`
+            while the gateway holds its task.
         not_before: when a due attempt may be sent, in nanoseconds since 1970.
         deadline: when a sent attempt is over, in nanoseconds since 1970.
         data: what the agent is given.
         output: what the agent gave back.
         error: why the last attempt that failed did.
+        waits: for what the gateway held its task, also once it does not any more.
         provider: `team.name` of who was asked; no one else may answer.
     """
 
     index: int
     attempt: int = 1
-    phase: Literal["due", "sent", "done", "failed"] = "due"
+    phase: Literal["due", "held", "sent", "done", "failed"] = "due"
     not_before: int = 0
     deadline: int = 0
     data: Any = None
     output: Any = None
     error: str | None = None
+    waits: str | None = None
     provider: str = ""
 
 
@@ -116,6 +119,13 @@ class Dispatched(Attempt):
 
 
 @dataclass(frozen=True, slots=True)
+class Held(Attempt):
+    """Its task waits at the gateway, for an approval or the end of a pause; `why` says which."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refused(Attempt):
     """Its task was not admitted. Another attempt would meet the same policy, so there is none."""
 
@@ -158,7 +168,7 @@ class Announced:
     time: int
 
 
-Fact = Dispatched | Refused | Succeeded | Failed | TimedOut | Cancelled | Announced
+Fact = Dispatched | Held | Refused | Succeeded | Failed | TimedOut | Cancelled | Announced
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,11 +258,13 @@ def advance(run: Run, fact: Fact) -> Run:
         return run
     timeout = run.blueprint.steps[fact.step].timeout
     match unit.phase, fact:
-        case "due", Dispatched():
+        case "due" | "held", Dispatched():
             deadline = fact.time + int(timeout * 1e9)
             sent = replace(unit, phase="sent", deadline=deadline, provider=fact.provider)
             return _with_unit(run, fact.step, sent)
-        case "due", Refused():
+        case "due", Held():
+            return _with_unit(run, fact.step, replace(unit, phase="held", waits=fact.why))
+        case "due" | "held", Refused():
             return _give_up(run, fact, unit, f"refused: {fact.reason}")
         case "sent", Succeeded() if fact.by == unit.provider:
             done = replace(unit, phase="done", output=fact.output)

@@ -303,14 +303,16 @@ def test_a_refused_task_fails_its_run(verdict: Verdict) -> None:
     assert one(fold, name) == Announce(name, "failed", None, "a[0]: refused: forbidden")
 
 
-def test_a_held_task_stays_due() -> None:
-    """Until it is released or refused; the coordinator's repetition is a duplicate meanwhile."""
+def test_a_held_task_is_not_asked_for_again() -> None:
+    """It waits at the gateway until it is released or refused, and the run says for what."""
     fold, ledger, name = started()
     task = one(fold, name)
 
-    assert fold.apply(ledger.command(task, Verdict.HOLD)) == ()
-    assert fold.apply(ledger.command(task)) == ()
-    assert one(fold, name) == task
+    assert fold.apply(ledger.command(task, Verdict.HOLD)) == (name,)
+    assert fold.due_for(name) == ()
+    (unit,) = fold.runs[name].steps["a"].units
+    assert (unit.phase, unit.waits) == ("held", "forbidden: ")
+    assert fold.apply(ledger.command(task, Verdict.DUPLICATE)) == ()
     released = msgspec.structs.replace(ledger.records[-1], verdict=Verdict.ALLOW, seq=99)
     assert fold.apply(released) == (name,)
 
