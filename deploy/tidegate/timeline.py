@@ -64,11 +64,11 @@ def _sentence(record: Record, message: Envelope, steps: dict[str, str]) -> str:
     by = f" by policy {', '.join(why.policies)}" if why.policies else ""
     match record.verdict:
         case Verdict.ALLOW:
-            return said
+            return said if record.first is None else f"{said} ({why.reason}, see {record.first})"
         case Verdict.DUPLICATE:
             return f"{said} (again; counted once, see record {record.first})"
         case Verdict.HOLD:
-            return f"{said} (waits for approval{by})"
+            return f"{said} (waits: {why.facts.get('detail') or why.reason})"
         case _:
             detail = why.facts.get("detail") or why.reason
             return f"{said}: not delivered, {detail if not by else why.reason}{by}"

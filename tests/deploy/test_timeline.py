@@ -170,7 +170,7 @@ def test_what_went_wrong_is_said() -> None:
         (Verdict.DENY, "not_permitted", (), {"detail": "nobody"}, ": not delivered, nobody"),
         (Verdict.DENY, "expired", (), {}, ": not delivered, expired"),
         (Verdict.DUPLICATE, "repeated", (), {}, " (again; counted once, see record 1)"),
-        (Verdict.HOLD, "approval", ("p1",), {}, " (waits for approval by policy p1)"),
+        (Verdict.HOLD, "paused", ("p1",), {"detail": "bus is paused"}, " (waits: bus is paused)"),
     ],
 )
 def test_what_was_not_delivered_says_why(

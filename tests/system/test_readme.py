@@ -98,7 +98,7 @@ def test_the_demo_prints_what_the_readme_shows() -> None:
 @pytest.mark.timeout(180)
 def test_the_project_tour_goes_as_shown(tmp_path: Path) -> None:
     """Every command of the tour runs in order and prints what is shown."""
-    first, second, third = _blocks("console")
+    first, second, third, fourth = _blocks("console")
     folder = tmp_path
     up: subprocess.Popen[str] | None = None
     log = tmp_path / "up.log"
@@ -124,7 +124,7 @@ def test_the_project_tour_goes_as_shown(tmp_path: Path) -> None:
             _assert_shows(expected, output)
         assert statuses == [0, 3, 2, 0, 0]
         _check_program(folder)
-        for command, expected in _transcript(third.text):
+        for command, expected in _transcript(third.text + fourth.text):
             status, output = _run(command, folder)
             assert status == 0, output
             _assert_shows(expected, output)
