@@ -25,7 +25,7 @@ from .bundle import Answer, Question
 from .commands import FOLLOWED, check_command
 from .controls import Level
 from .holds import Hold
-from .obligations import Obligations, costs_of, merge
+from .obligations import Obligations, costs_of
 from .redaction import redact
 from .state import State
 from .window import First
@@ -235,16 +235,7 @@ class _Message:
             envelope.dataclassification,
             snapshot.bundle.facts.of(self.kind, self.to, envelope),
         )
-        answer = snapshot.ask(question)
-        for principal in chain:
-            if not answer.allowed:
-                break
-            behind = snapshot.ask(question._replace(by=principal, delegated=True))
-            answer = _both(answer, behind)
-        if chain and not answer.allowed:  # what each of them would have had redacted
-            careful = snapshot.precautions(self.kind, self.to)
-            answer = answer._replace(obligations=merge((answer.obligations, careful)))
-        return answer
+        return snapshot.ask_for(question, chain)
 
     def _weigh(
         self, answer: Answer, stopped: tuple[Level, Any] | None, hold: Hold | None
@@ -329,17 +320,6 @@ def _chain(envelope: Envelope, state: State) -> tuple[str, ...]:
     except InvalidName as error:
         raise InvalidEnvelope(Reason.INVALID_DELEGATION, f"`onbehalfof`: {error}") from None
     return chain
-
-
-def _both(one: Answer, other: Answer) -> Answer:
-    """What is permitted to both; what decided, decided for either."""
-    policies = tuple(sorted({*one.policies, *other.policies}))
-    if not other.allowed:
-        return other
-    obligations = merge((one.obligations, other.obligations))
-    return one._replace(
-        policies=policies, obligations=obligations, learned=one.learned or other.learned
-    )
 
 
 def _unreadable(payload: bytes, error: InvalidEnvelope, state: State) -> Decision:

@@ -180,15 +180,18 @@ def parse(effect: str, annotations: Mapping[str, str]) -> Obligations:
 
 
 def merge(several: Iterable[Obligations]) -> Obligations:
-    """All of them together. `shadow` and `learn` are of single policies, and not carried over."""
+    """All of them together, each once. `shadow` and `learn` are of single policies, and left out.
+
+    A policy that matches for a sender and for whom it sends on behalf of limits one message.
+    """
     found = [one for one in several if one != NONE]
     if not found:
         return NONE
     return Obligations(
-        tuple(rate for one in found for rate in one.rates),
-        tuple(budget for one in found for budget in one.budgets),
-        tuple(approval for one in found for approval in one.approvals),
-        tuple(redaction for one in found for redaction in one.redactions),
+        tuple(dict.fromkeys(rate for one in found for rate in one.rates)),
+        tuple(dict.fromkeys(budget for one in found for budget in one.budgets)),
+        tuple(dict.fromkeys(approval for one in found for approval in one.approvals)),
+        tuple(dict.fromkeys(redaction for one in found for redaction in one.redactions)),
     )
 
 

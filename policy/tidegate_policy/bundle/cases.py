@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, model_validator
 
-from tidegate_policy.obligations import merge
 from tidegate_policy.roster import BUILT_IN, Roster
 from tidegate_schemas.documents import Destination, Document, PrincipalName, fitted, misfit
 from tidegate_schemas.documents.location import Location, line_of
@@ -188,7 +187,7 @@ def judge(snapshot: Snapshot, case: Case) -> Outcome:
         case.dataclassification,
         data,
     )
-    return _outcome(_ask(snapshot, question, case.onbehalfof))
+    return _outcome(snapshot.ask_for(question, case.onbehalfof))
 
 
 def unmet(case: Case, outcome: Outcome) -> list[str]:
@@ -209,23 +208,6 @@ def unmet(case: Case, outcome: Outcome) -> list[str]:
 
 def _listed(texts: tuple[str, ...]) -> str:
     return ", ".join(sorted(texts)) or "nothing"
-
-
-def _ask(snapshot: Snapshot, question: Question, chain: tuple[str, ...]) -> Answer:
-    """As the gateway asks: all on whose behalf it is sent must be permitted the same."""
-    answer = snapshot.ask(question)
-    for name in chain:
-        if not answer.allowed:
-            break
-        behind = snapshot.ask(question._replace(by=name, delegated=True))
-        if not behind.allowed:
-            return behind
-        answer = answer._replace(
-            policies=tuple(sorted({*answer.policies, *behind.policies})),
-            obligations=merge((answer.obligations, behind.obligations)),
-            learned=answer.learned or behind.learned,
-        )
-    return answer
 
 
 def _outcome(answer: Answer) -> Outcome:

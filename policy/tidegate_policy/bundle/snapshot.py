@@ -124,6 +124,29 @@ class Snapshot:
             shadow,
         )
 
+    def ask_for(self, question: Question, chain: tuple[str, ...]) -> Answer:
+        """Authorize a message that is sent on behalf of others: all must be permitted it.
+
+        What decided, decided for either. Of a denied message is redacted what might have been for
+        any of them.
+        """
+        answer = self.ask(question)
+        for principal in chain:
+            if not answer.allowed:
+                break
+            behind = self.ask(question._replace(by=principal, delegated=True))
+            if not behind.allowed:
+                answer = behind
+                break
+            answer = answer._replace(
+                policies=tuple(sorted({*answer.policies, *behind.policies})),
+                obligations=merge((answer.obligations, behind.obligations)),
+                learned=answer.learned or behind.learned,
+            )
+        if chain and not answer.allowed:  # what each of them would have had redacted
+            answer = answer._replace(obligations=self.precautions(question.kind, question.to))
+        return answer
+
     def _demands(self, policies: tuple[str, ...]) -> tuple[Obligations, bool]:
         """What the permits that let a message through demand, and whether all of them learn."""
         found = self._demanded.get(policies)

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 
 from tidegate_policy.bundle import Answer, Question
 from tidegate_policy.bundle.facts import tokens
-from tidegate_policy.obligations import merge
 from tidegate_policy.redaction import REDACTED
 from tidegate_schemas import vocabulary
 from tidegate_schemas.envelope import Envelope
@@ -113,17 +112,10 @@ class WhatIf:
         return known
 
     def _judgement(self, question: Question, message: Message) -> Judgement:
-        ask = self._past.snapshot.ask
-        answer = ask(question)
-        policies, obligations = answer.policies, answer.obligations
-        for principal in message.onbehalfof.split(",") if message.onbehalfof else ():
-            if not answer.allowed:
-                break
-            answer = ask(question._replace(by=principal, delegated=True))
-            policies = tuple(sorted({*policies, *answer.policies}))
-            obligations = merge((obligations, answer.obligations))
+        chain = tuple(message.onbehalfof.split(",")) if message.onbehalfof else ()
+        answer = self._past.snapshot.ask_for(question, chain)
         if answer.allowed:
-            return Judgement(True, policies, obligations)
+            return Judgement(True, answer.policies, answer.obligations)
         return Judgement(False, answer.policies, reason=_reason(answer))
 
     def _redacted(self, line: Line, message: Message) -> str:

@@ -130,3 +130,35 @@ def test_the_context_is_what_the_message_is() -> None:
     assert policies.ask(event()) == Answer(False, ())
     everything = Question(BY, Kind.EVENT, "x", "t", True, True, "b", "s")
     assert policies.ask(everything).policies == tuple(sorted(conditions))
+
+
+def test_on_behalf_of_others_all_must_be_permitted_it() -> None:
+    """What decided, decided for either; each obligation counts once."""
+    operator = f'@id("op") permit (principal == Agent::"{BY}", action, resource);'
+    behind = (
+        '@id("behind") @rate_limit("1/1m") permit (principal == Agent::"tidegate.probe", '
+        "action, resource) when { context.delegated };"
+    )
+    policies = snapshot(operator + behind + LIMITED)
+    chain = ("tidegate.probe",)
+
+    answer = policies.ask_for(event(), chain)
+
+    assert (answer.allowed, answer.policies) == (True, ("behind", "limited", "op"))
+    assert answer.obligations.texts() == (
+        "rate_limit:1/1m per agent#behind",
+        "rate_limit:5/1m per agent#limited",
+        "redact:/a#limited",
+    )
+    assert policies.ask_for(event(), ()) == policies.ask(event())
+
+
+def test_on_behalf_of_somebody_who_may_not_it_is_denied() -> None:
+    """And redacted by all that might have been for either."""
+    operator = f'@id("op") permit (principal == Agent::"{BY}", action, resource);'
+    other = LIMITED.replace("principal", 'principal == Agent::"tidegate.coordinator"')
+
+    answer = snapshot(operator + other).ask_for(event(), ("tidegate.probe",))
+
+    assert (answer.allowed, answer.policies) == (False, ())
+    assert answer.obligations.texts() == ("redact:/a#limited",)
