@@ -220,7 +220,7 @@ class Coordinator:
                 return self._envelope(vocabulary.RUN_TIMEOUT, None, id=command.id, **about)
             case Dispatch():
                 about |= {"kind": Kind.TASK.value, "to": command.task, "blueprint": run.digest}
-                about["onbehalfof"] = behalf(run)
+                about |= {"onbehalfof": behalf(run), "causationid": run.event["id"]}
                 about |= _attempt(command)
                 return self._envelope(command.task, command.data, id=command.id, **about)
 

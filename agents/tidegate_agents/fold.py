@@ -7,7 +7,6 @@ counted and left out, in the same way by every process that reads the same ledge
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from tidegate_schemas.governance import Order, Target, What
 from tidegate_schemas.identity import Registration, Revocation
 from tidegate_schemas.record import Record
 from tidegate_schemas.subjects import Kind, Principal, Verdict
+from tidegate_schemas.vocabulary import run_id
 
 from .run import (
     Announced,
@@ -56,11 +56,6 @@ _DECISIONS = frozenset((Verdict.ALLOW, Verdict.DENY, Verdict.HOLD, Verdict.REJEC
 
 T = TypeVar("T")
 Change = Callable[[], tuple[str, ...]]
-
-
-def run_id(digest: str, by: str, envelope_id: str) -> str:
-    """The id of the run of a blueprint that somebody's envelope started."""
-    return hashlib.sha256(f"{digest}\n{by}\n{envelope_id}".encode()).hexdigest()[:16]
 
 
 class _Document(msgspec.Struct):

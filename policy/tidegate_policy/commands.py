@@ -13,7 +13,7 @@ from tidegate_schemas.subjects import Kind
 from .blueprints import read_blueprint
 from .bundle import Question
 from .controls import COMMANDS
-from .holds import may_approve
+from .holds import Hold, may_approve
 from .roster import change_of
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _check_opinion(state: State, by: str, to: str, opinion: Opinion, now: int) -
         what = f"record {opinion.hold} holds nothing, or not any more"
     elif not hold.approvals:
         what = f"record {hold.seq} does not wait for an approval"
-    elif by in (hold.by, *(hold.envelope.onbehalfof or "").split(",")):
+    elif by in (hold.by, *(hold.envelope.onbehalfof or "").split(",")) or _started(hold, by):
         what = f"{by} has asked for it, and cannot agree to it too"
     elif not any(may_approve(rule, by, state.roster) for rule in hold.approvals):
         what = f"{by} is none of those who are asked about record {hold.seq}"
@@ -110,6 +110,14 @@ def _check_opinion(state: State, by: str, to: str, opinion: Opinion, now: int) -
         what = f"{by} has agreed already"
     if what:
         raise InvalidEnvelope("data", what)
+
+
+def _started(hold: Hold, by: str) -> bool:
+    """Whether somebody started the run that asks, though it does not ask on their behalf."""
+    envelope = hold.envelope
+    if hold.by != str(vocabulary.COORDINATOR) or not (envelope.blueprint and envelope.causationid):
+        return False
+    return envelope.runid == vocabulary.run_id(envelope.blueprint, by, envelope.causationid)
 
 
 def _data(envelope: Envelope, into: type[Any]) -> Any:

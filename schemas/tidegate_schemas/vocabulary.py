@@ -6,6 +6,8 @@ A result goes to whoever sent the task; its `type` says how the task ended.
 
 from __future__ import annotations
 
+import hashlib
+
 from .subjects import Principal
 
 COORDINATOR = Principal("tidegate", "coordinator")
@@ -74,3 +76,12 @@ gateway that it has just tried; `through` is true, false, or null where nothing 
 BYPASSED = "bus.bypassed"
 """Event, by the probe: an alarm. Data: `nonce`, and `attempts`: names of those that went through.
 """
+
+
+def run_id(digest: str, by: str, envelope_id: str) -> str:
+    """The id of the run of a blueprint that somebody's envelope started.
+
+    The tasks of a run bear it as `runid`, and that envelope's id as `causationid`: so whether
+    somebody started a run can be told from any of its tasks.
+    """
+    return hashlib.sha256(f"{digest}\n{by}\n{envelope_id}".encode()).hexdigest()[:16]

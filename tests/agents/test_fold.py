@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tidegate_agents.fold import Fold, run_id
+from tidegate_agents.fold import Fold
 from tidegate_agents.run import Announce, Command, Dispatch, Timer
 from tidegate_schemas.blueprint import Blueprint
 from tidegate_schemas.clock import rfc3339
@@ -28,6 +28,7 @@ from tidegate_schemas.vocabulary import (
     RUN_FINISHED,
     RUN_START,
     RUN_TIMEOUT,
+    run_id,
 )
 
 SECOND = 1_000_000_000

@@ -8,13 +8,26 @@ from typing import Any
 import pytest
 
 from policy.kit import NOW
-from policy.office import ANN, ASKER, BOB, OPEN, OUTSIDER, PAYER, SECOND, Office, policies
+from policy.office import (
+    ANN,
+    ASKER,
+    BOB,
+    COORDINATOR,
+    OPEN,
+    OUTSIDER,
+    PAYER,
+    SECOND,
+    Office,
+    policies,
+)
 from tidegate_bus.ingress import Submission
 from tidegate_policy.bundle import Bundle
+from tidegate_schemas.blueprint import Blueprint
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.errors import InvalidPolicy
 from tidegate_schemas.record import Reason
 from tidegate_schemas.subjects import Verdict
+from tidegate_schemas.vocabulary import run_id
 
 SECRET = b"4111222233334444"
 REDACTING = '@id("r") @redact("/card/number /list/0") permit (principal, action, resource);'
@@ -120,6 +133,32 @@ def test_an_id_used_again_refunds_nothing_of_the_first() -> None:
     assert held.verdict is Verdict.HOLD
     office.grant(BOB, held.seq, "refuse")
     assert office.task(ASKER, "pay.out", id="y").why.reason == Reason.OVER_BUDGET
+
+
+def test_nobody_agrees_to_what_a_run_asks_that_they_started() -> None:
+    """Also where the run does not ask on their behalf, so that nothing in it names them."""
+    blueprint = Blueprint.model_validate(
+        {"blueprint": "refund", "version": 1, "steps": {"pay": {"task": "pay.out"}}}
+    )
+    office = Office(
+        policies(
+            f'@id("a") @require_approval("1 of {ANN} {BOB}") permit (principal, action, resource) '
+            'when { context.to == "pay.out" };'
+            '@id("b") permit (principal, action, resource) unless { context.to == "pay.out" };'
+        )
+    )
+    office.control(COORDINATOR, "blueprint.register", {"document": blueprint.canonical})
+    held = office.task(
+        COORDINATOR,
+        "pay.out",
+        blueprint=blueprint.digest,
+        runid=run_id(blueprint.digest, ANN, "start"),
+        causationid="start",
+        stepid="pay",
+    )
+    (own,) = office.grant(ANN, held.seq)
+    assert own.why.facts["detail"] == f"{ANN} has asked for it, and cannot agree to it too"
+    assert office.grant(BOB, held.seq)[-1].why.reason == Reason.APPROVED
 
 
 def test_a_clock_that_is_set_back_does_not_fill_a_budget_again() -> None:
