@@ -22,6 +22,7 @@ import traceback
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final
 
@@ -57,6 +58,23 @@ class Context(Protocol):
     record: Record
     delivered: int
     log: structlog.stdlib.BoundLogger
+
+    def spend(self, unit: str, amount: Decimal | int | str) -> None:
+        """Say what handling the message costs, e.g. `context.spend("usd", "0.02")`.
+
+        What was said by the end of a task is summed over its attempts here, and stands as `costs`
+        on its result or its dead letter, where budgets are settled by it. What a task without any
+        has cost is taken to be all that was reserved for it.
+
+        Args:
+            unit: up to 32 of `a-z` and `_`, at most 16 different ones.
+            amount: at least 0, with at most nine digits after the point. Not a float, which is
+                hardly ever what was meant: `0.1` is a little more than a tenth.
+
+        Raises:
+            ValueError: it cannot be written so.
+        """
+        ...
 
     async def publish(self, envelope: Envelope) -> Receipt:
         """Publish as this agent; correlation and causation are filled in from the message.

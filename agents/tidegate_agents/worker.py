@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import time
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -38,6 +39,7 @@ from tidegate_schemas.subjects import Kind
 from tidegate_schemas.vocabulary import DEADLETTER, RESULT
 
 from .agent import Agent, Runner, check_handlers, describe
+from .costs import Costs
 
 if TYPE_CHECKING:  # `from tidegate import …` is for publishers too, who read no manifest
     from tidegate_bus.telemetry import Health
@@ -73,6 +75,11 @@ class _Context:
     log: structlog.stdlib.BoundLogger
     _worker: Worker
     _bus_loop: asyncio.AbstractEventLoop
+    _costs: Costs
+
+    def spend(self, unit: str, amount: Decimal | int | str) -> None:
+        """See `Context`; from any thread."""
+        self._costs.add(unit, amount)
 
     async def publish(self, envelope: Envelope) -> Receipt:
         """See `Context`; called on the handlers' loop, done on the bus's."""
@@ -89,6 +96,7 @@ class _Work:
     delivery: Delivery
     envelope: Envelope
     history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    costs: Costs = field(default_factory=Costs)
     denied: bool = False
 
     @property
@@ -288,7 +296,13 @@ class Worker:
         if handler is None:
             raise Permanent(f"this version has no handler for {record.kind} {record.to}")
         context = _Context(
-            work.envelope, record, delivered + len(work.history), log, self, self._loop
+            work.envelope,
+            record,
+            delivered + len(work.history),
+            log,
+            self,
+            self._loop,
+            work.costs,
         )
         arguments = handler.arguments(context)
         async with self._slots:
@@ -380,6 +394,7 @@ def _answer(manifest: Manifest, work: _Work, type: str, data: Any) -> Envelope:
             stepid=envelope.stepid,
             attempt=envelope.attempt,
             subject=envelope.subject,
+            costs=work.costs.text(),
         )
     except InvalidEnvelope as error:
         raise InvalidInput(f"the result is no JSON: {error.detail}") from error

@@ -41,6 +41,9 @@ class Refusing:
     log: Any = field(default_factory=structlog.get_logger)
     published: list[Envelope] = field(default_factory=list[Envelope])
 
+    def spend(self, unit: str, amount: Any) -> None:
+        """It costs nothing."""
+
     async def publish(self, envelope: Envelope) -> Receipt:
         """Refuse, a moment later."""
         self.published.append(envelope)
