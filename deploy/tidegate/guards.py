@@ -109,6 +109,15 @@ class Guards:
         if self._warden:
             self._warden.look()
 
+    async def cut(self, chosen: Callable[[Principal], bool], why: str) -> None:
+        """Cut the connections of some principals, see `Warden.cut`.
+
+        Raises:
+            Unavailable: nobody who could do it is connected.
+        """
+        if self._warden:
+            await self._warden.cut(chosen, why)
+
     async def stop(self) -> None:
         """Watch no more."""
         for task in self._tasks:

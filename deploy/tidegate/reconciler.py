@@ -88,13 +88,15 @@ class Reconciler:
 
     Args:
         connect: gives a connection of one of the bus's own principals.
+        align: called when consumers may have come, before those whom they feed; see `Deliveries`.
 
     Attributes:
         known: who takes part, as the ledger said when it was told last.
     """
 
-    def __init__(self, connect: Connect) -> None:
+    def __init__(self, connect: Connect, align: Callable[[], Awaitable[None]]) -> None:
         self._connect = connect
+        self._align = align
         self.known: Mapping[str, Registration] = {}
 
     async def apply(self, project: Project, wanted: Wanted, version: str, admit: Admit) -> Applied:
@@ -116,6 +118,7 @@ class Reconciler:
         await admit(wanted.only(self.known))
         async with await self._connect(REGISTRAR) as registrar:
             await converge(registrar, project.limits(), wanted.subscriptions())
+        await self._align()
         refused = await self.announce(wanted)
         await admit(wanted.admitted(refused, self.known))
         return note(project.state, version, refused)

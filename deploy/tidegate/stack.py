@@ -28,6 +28,7 @@ from tidegate_schemas.vocabulary import OPERATOR
 
 from .access import Access, access
 from .child import Child, OnLine
+from .deliveries import Deliveries
 from .guards import Guards
 from .identities import Wanted, ensure_keys, wanted
 from .policies import put_in_force, shelf
@@ -74,9 +75,10 @@ class Stack:
         self._gateway = self._child("gateway", "gateway")
         self._coordinator = self._child("coordinator", "coordinator")
         self._workers: dict[str, Child] = {}
-        self._reconciler = Reconciler(self.connect)
         self._health = Health()
         self._guards = Guards(project, self.connect, on_line, self._health)
+        self._deliveries = Deliveries(self.connect, self._guards.cut)
+        self._reconciler = Reconciler(self.connect, self._deliveries.align)
         self._telemetry = contextlib.ExitStack()
         self._access: Access | None = None
 
@@ -118,6 +120,7 @@ class Stack:
         self._keeper = asyncio.create_task(self._keep_server())
         async with await self.connect(REGISTRAR) as connection:
             await converge(connection, self.project.limits(), who.subscriptions())
+        await self._deliveries.start()  # before anybody is let in who is stopped
         await self._admit(who.only(own | (await self._reconciler.members()).keys()))
         self._gateway.start()
         await self._until_ready([self._gateway])
@@ -148,6 +151,7 @@ class Stack:
         grace = _GRACE_SECONDS + max(drains, default=0.0)
         await end(self._identities)
         self._telemetry.close()
+        await self._deliveries.stop()
         await self._guards.stop()
         await asyncio.gather(*(worker.stop(grace) for worker in self._workers.values()))
         await self._coordinator.stop(_GRACE_SECONDS)

@@ -93,6 +93,15 @@ async def _first(reader: Reader, state: State, partition: int, tail: StoredRecor
     return first
 
 
+async def lasting(reader: Reader, state: State, partition: int, last: int) -> None:
+    """Take in only what lasts, up to the record `last`: enough to see what waits and is stopped.
+
+    Raises:
+        LedgerError, Unavailable: see `recall`.
+    """
+    await _Lasting(reader, state, partition, last).read()
+
+
 class _Lasting:
     """Takes in what lasts, up to the record `last`."""
 

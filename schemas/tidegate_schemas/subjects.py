@@ -186,6 +186,18 @@ def consumer(principal: Principal) -> str:
     return f"{principal.team}_{principal.name}"
 
 
+def consumer_owner(name: str) -> Principal:
+    """Whom a durable consumer feeds.
+
+    Raises:
+        InvalidName: no name that `consumer` gives.
+    """
+    team, underscore, rest = name.partition("_")
+    if not underscore:
+        raise InvalidName(f"{name!r} is no consumer of a principal")
+    return Principal(team, rest)
+
+
 def inbox(principal: Principal) -> str:
     """The reply prefix that only this principal may subscribe to."""
     return f"_INBOX_{principal.team}_{principal.name}"
@@ -224,6 +236,16 @@ def consumer_create(stream: str) -> str:
 def consumer_info(stream: str, consumer_name: str) -> str:
     """API subject that describes a consumer."""
     return f"$JS.API.CONSUMER.INFO.{stream}.{consumer_name}"
+
+
+def consumer_list(stream: str) -> str:
+    """API subject that describes the consumers of a stream, page by page."""
+    return f"$JS.API.CONSUMER.LIST.{stream}"
+
+
+def consumer_pause(stream: str, consumer_name: str) -> str:
+    """API subject that stops the deliveries of a consumer, or lets them go on."""
+    return f"$JS.API.CONSUMER.PAUSE.{stream}.{consumer_name}"
 
 
 @dataclass(frozen=True, slots=True)

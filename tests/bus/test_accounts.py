@@ -116,6 +116,7 @@ ALLOWED: dict[Principal, set[str]] = {
         *(f"$JS.API.CONSUMER.CREATE.LEDGER_0.{name}" for name in CONSUMER_NAMES),
         *(f"$JS.API.CONSUMER.INFO.LEDGER_0.{name}" for name in CONSUMER_NAMES[:2]),
         "$JS.API.CONSUMER.LIST.LEDGER_0",
+        *(f"$JS.API.CONSUMER.PAUSE.LEDGER_0.{name}" for name in CONSUMER_NAMES[:2]),
     },
 }
 

@@ -243,6 +243,23 @@ async def test_the_newest_connections_of_an_identity_are_cut_at_once(
     assert metric("tidegate_broker_kicked_total", principal="team.agent") == before + 1
 
 
+async def test_whoever_is_chosen_is_cut_and_may_come_back(broker: Broker, login: Opened) -> None:
+    """All connections of theirs that there are at that moment, and nobody else's."""
+    before = metric("tidegate_broker_kicked_total", principal="team.agent")
+    async with warden(await broker.connect(WARDEN), known(broker)) as watching:
+        two = [await login(broker, AGENT) for _ in range(2)]
+        other = await login(broker, OTHER)
+        await until(lambda: metric("tidegate_broker_connections", principal="team.other") == 1)
+        await watching.cut(lambda who: who == AGENT, "it is stopped")
+
+        assert all([await cut(raw) for raw in two])
+        again = await login(broker, AGENT)
+        for raw in (again, other):
+            assert set(await raw.say()) <= {b"PING"}  # the broker measures the way
+
+    assert metric("tidegate_broker_kicked_total", principal="team.agent") == before + 2
+
+
 async def test_what_was_there_before_the_warden_is_cut_too(broker: Broker, login: Opened) -> None:
     """On start it takes the whole picture, of several pages."""
     many = [await login(broker, AGENT) for _ in range(270)]

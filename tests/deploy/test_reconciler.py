@@ -14,6 +14,8 @@ from tidegate.cli.init import init
 from tidegate.identities import Wanted
 from tidegate.project import Project, State, load_project
 from tidegate.reconciler import Reconciler, applied, note, roster
+from tidegate_bus.broker.accounts import REGISTRAR
+from tidegate_bus.broker.pauses import feeds
 from tidegate_bus.broker.topology import Limits
 from tidegate_bus.identity.credentials import public_key
 from tidegate_bus.identity.keyring import new_seed
@@ -23,6 +25,7 @@ from tidegate_policy.roster import BUILT_IN
 from tidegate_schemas.clock import parse_rfc3339, rfc3339
 from tidegate_schemas.errors import Denied, ServerFailed
 from tidegate_schemas.identity import Role
+from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import IDENTITY_REGISTER, IDENTITY_REVOKE
 
 NO_NEWCOMERS = """
@@ -45,6 +48,10 @@ def agent(name: str, *capabilities: str, **fields: str) -> Entry:
     return msgspec.structs.replace(
         Entry(principal=name, role=Role.AGENT, keys=(key,), capabilities=capabilities), **fields
     )
+
+
+async def nothing() -> None:
+    """Nobody is stopped."""
 
 
 def wants(*entries: Entry) -> Wanted:
@@ -93,12 +100,36 @@ async def spoken(broker: Broker) -> list[tuple[str, str]]:
     return found
 
 
+async def test_deliveries_are_right_before_anybody_is_let_in(
+    broker: Broker, project: Project
+) -> None:
+    """Who comes into what is stopped has a consumer that stands still by then."""
+    admit = Admissions()
+    seen: list[tuple[list[Principal], int]] = []
+
+    async def align() -> None:
+        there = await feeds(await broker.connect(REGISTRAR))
+        seen.append(([feed.principal for feed in there], len(admit.told)))
+
+    one = agent("a.one", "x")
+    async with broker.gateway(roster=NOBODY):
+        await Reconciler(broker.connect, align).apply(project, wants(one), "1", admit)
+
+    ((found, told_before),) = seen
+    assert one.who in found
+    assert admit.told[told_before:] == [["a.one"]]
+
+
 async def test_who_comes_is_let_in_when_the_ledger_knows_them(
     broker: Broker, project: Project
 ) -> None:
     """And who goes is locked out before the ledger is told; a second round says nothing."""
     admit = Admissions()
-    reconciler, one, two = Reconciler(broker.connect), agent("a.one", "x"), agent("a.two", "y")
+    reconciler, one, two = (
+        Reconciler(broker.connect, nothing),
+        agent("a.one", "x"),
+        agent("a.two", "y"),
+    )
     async with broker.gateway(roster=NOBODY):
         await reconciler.apply(project, wants(one, two), "1", admit)
         assert admit.told == [[], ["a.one", "a.two"]]
@@ -127,7 +158,7 @@ async def test_a_broker_that_cannot_be_told_is_tried_again(
 ) -> None:
     """Nothing is in force until then, and nothing is said twice to the ledger."""
     admit = Admissions()
-    reconciler, one = Reconciler(broker.connect), agent("a.one", "x")
+    reconciler, one = Reconciler(broker.connect, nothing), agent("a.one", "x")
     async with broker.gateway(roster=NOBODY):
         admit.failing = True
         with pytest.raises(ServerFailed):
@@ -147,7 +178,7 @@ async def test_who_policy_refuses_is_noted_and_stays_outside(
 ) -> None:
     """The others come in; when policy allows it and something changes, so does who was refused."""
     admit = Admissions()
-    reconciler, one, two = Reconciler(broker.connect), agent("a.one"), agent("a.two")
+    reconciler, one, two = Reconciler(broker.connect, nothing), agent("a.one"), agent("a.two")
     async with broker.gateway(roster=NOBODY):
         await reconciler.apply(project, wants(one), "1", admit)
     async with broker.gateway(NO_NEWCOMERS, roster=NOBODY):

@@ -114,7 +114,8 @@ def permissions(principal: Principal, role: Role, partition: int = 0) -> Permiss
                     subjects.stream_info(ledger),
                     f"{subjects.consumer_create(ledger)}.>",
                     f"$JS.API.CONSUMER.INFO.{ledger}.*",
-                    f"$JS.API.CONSUMER.LIST.{ledger}",
+                    subjects.consumer_list(ledger),
+                    subjects.consumer_pause(ledger, "*"),
                 ),
                 (own_inbox,),
             )

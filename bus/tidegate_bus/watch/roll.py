@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from tidegate_bus.broker.accounts import GATEWAY, REGISTRAR, WARDEN
 from tidegate_schemas.subjects import Principal
@@ -90,6 +90,11 @@ class Roll:
         due = [(cid, self._owners[cid]) for cid in self._due if cid in self._owners]
         self._due.clear()
         return due
+
+    def of(self, chosen: Callable[[Principal], bool]) -> list[tuple[int, Owner]]:
+        """The connections of some principals, and whose they are."""
+        owners = [o for o in self._cids if isinstance(o, Principal) and chosen(o)]
+        return [(cid, owner) for owner in owners for cid in sorted(self._cids[owner])]
 
     def crowded(self) -> list[Principal]:
         """Who has too many, but is spared."""

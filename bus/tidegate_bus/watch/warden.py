@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter as Count
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 import prometheus_client
@@ -43,7 +43,7 @@ _connections = prometheus_client.Gauge(
 )
 _kicked = prometheus_client.Counter(
     "tidegate_broker_kicked_total",
-    "Connections cut because an identity had too many",
+    "Connections cut: an identity had too many, or is stopped",
     ["principal"],
 )
 _refused = prometheus_client.Counter(
@@ -79,7 +79,7 @@ class Warden:
         self._look = asyncio.Event()
         self._ready = asyncio.Event()
         self._heard: dict[int, str | None] | None = None
-        self._news: Count[str] = Count()
+        self._news: Count[tuple[str, str]] = Count()
         self._refusals = 0
         self._told: set[Principal] = set()
         self._labels: set[str] = set()
@@ -91,6 +91,21 @@ class Warden:
     def look(self) -> None:
         """Take the whole picture soon: identities have come, gone or changed their keys."""
         self._look.set()
+
+    async def cut(self, chosen: Callable[[Principal], bool], why: str) -> None:
+        """Cut the connections that some principals have now; they may connect again.
+
+        While the broker is away there is nothing to cut: they have lost them.
+
+        Args:
+            chosen: who.
+            why: what the log says of it.
+
+        Raises:
+            Unavailable: the connection was closed.
+        """
+        if self._server:
+            await self._kick(self._roll.of(chosen), why)
 
     def owner(self, cid: int) -> Principal | None:
         """Whose a connection is or was, proven by the broker; None if the warden cannot tell.
@@ -221,17 +236,20 @@ class Warden:
         if not self._server:  # nobody to tell yet; the picture does
             return
         try:
-            for cid, owner in self._roll.excess():
-                await self._connection.publish(
-                    f"$SYS.REQ.SERVER.{self._server}.KICK",
-                    msgspec.json.encode({"cid": cid}),
-                    reply=self._nowhere,  # without one the broker does nothing; its event tells
-                )
-                name = label(owner)
-                _kicked.labels(name).inc()
-                self._news[name] += 1
+            await self._kick(self._roll.excess(), "it had too many")
         except Unavailable:
             self._look.set()  # what was not cut is found again
+
+    async def _kick(self, connections: Iterable[tuple[int, Owner]], why: str) -> None:
+        for cid, owner in connections:
+            await self._connection.publish(
+                f"$SYS.REQ.SERVER.{self._server}.KICK",
+                msgspec.json.encode({"cid": cid}),
+                reply=self._nowhere,  # without one the broker does nothing; its event tells
+            )
+            name = label(owner)
+            _kicked.labels(name).inc()
+            self._news[name, why] += 1
 
     def _tick(self) -> None:
         """Say what happened, however often it did, in one line each."""
@@ -242,8 +260,8 @@ class Warden:
             _connections.remove(name)
         self._labels = set(counts)
         self._health.beat(connections=counts.total())
-        for name, count in self._news.items():
-            _log.warning("cut connections, it had too many", principal=name, connections=count)
+        for (name, why), count in self._news.items():
+            _log.warning(f"cut connections, {why}", principal=name, connections=count)
         self._news.clear()
         if self._refusals:
             _log.debug("refused logins", logins=self._refusals)

@@ -22,8 +22,9 @@ from tidegate_schemas.errors import (
     Unavailable,
     first_error,
 )
+from tidegate_schemas.record import Reason
 
-from .console import clean, err, print_json
+from .console import Held, clean, err, print_json
 from .lazy import LazyGroup
 
 _COMMANDS = {
@@ -32,6 +33,8 @@ _COMMANDS = {
     "up": "up",
     "publish": "publish",
     "run": "runs",
+    "control": "control",
+    "approvals": "approvals",
     "ledger": "ledger",
     "agent": "agents",
     "identity": "identity",
@@ -139,11 +142,15 @@ def _report(error: TidegateError) -> int:
             body |= {"reason": error.reason, "detail": error.detail, "seq": error.seq}
         if isinstance(error, Denied):
             body["policies"] = error.policies
+        if isinstance(error, Held):
+            body["seq"] = error.seq
         print_json({"error": body})
         return status
-    head = "error"
+    head = "held:" if isinstance(error, Held) else "error"
     if isinstance(error, Refused):
         by = ", ".join(error.policies) if isinstance(error, Denied) else ""
+        if error.reason == Reason.INVALID_COMMAND:  # they permit it; it cannot be followed
+            by = ""
         word = "denied" if isinstance(error, Denied) else "rejected"
         head = f"{word} by policy {by}:" if by else f"{word}:"
     err.print(f"[red]{clean(head)}[/red] {clean(str(error))}")

@@ -13,6 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from tidegate.bench import boundary as account_boundary
+from tidegate.bench import control as controls
 from tidegate.bench import decide as decisions
 from tidegate.bench import load
 from tidegate.bench import replay as replays
@@ -93,6 +94,20 @@ def replay(
     From a broker that stores them, with all that it takes; what-if is the best of three.
     """
     _bench("replay", records, lambda state, on: replays.replay(state, records, on), as_json)
+
+
+@app.command()
+def control(
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Of each command.")] = 20,
+    rate: Annotated[float, typer.Option(min=10, max=50_000, help="Messages a second.")] = 5000,
+    as_json: JsonOption = False,
+) -> None:
+    """Time from kill and pause to the last admitted message, in a flow; and what a release does."""
+
+    async def measure(state: Path, on_progress: OnProgress) -> list[Figure]:
+        return await controls.control(state, rounds, rate, on_progress)
+
+    _bench("control", 2 * rounds + 1, measure, as_json)
 
 
 @app.command()

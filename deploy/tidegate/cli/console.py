@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tidegate_schemas.errors import TidegateError
+
 T = TypeVar("T")
 
 _terminal = sys.stdout.isatty()
@@ -45,6 +47,18 @@ VERDICT_STYLES = {
     "hold": "yellow",
     "duplicate": "bright_black",
 }
+
+
+class Held(TidegateError):
+    """A command waits for somebody and is not in force.
+
+    Attributes:
+        seq: of the record that holds it.
+    """
+
+    def __init__(self, why: str, seq: int) -> None:
+        super().__init__(why)
+        self.seq = seq
 
 
 def group(help: str | None = None) -> typer.Typer:

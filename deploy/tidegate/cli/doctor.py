@@ -15,6 +15,8 @@ import typer
 from tidegate.access import body
 from tidegate.broker_drift import broker_drift
 from tidegate.bus import Bus
+from tidegate.deliveries import misaligned
+from tidegate.governance import standing
 from tidegate.guards import victim
 from tidegate.identities import Wanted, current
 from tidegate.policies import shelf
@@ -24,6 +26,7 @@ from tidegate.reconciler import applied, roster
 from tidegate.rights import summary
 from tidegate_bus.broker import authority
 from tidegate_bus.broker.accounts import PROBE, REGISTRAR
+from tidegate_bus.broker.pauses import Feed, feeds
 from tidegate_bus.broker.server import find_server
 from tidegate_bus.broker.tls import client_context
 from tidegate_bus.broker.topology import drift
@@ -31,6 +34,7 @@ from tidegate_bus.connection import connect
 from tidegate_bus.identity.credentials import Credentials
 from tidegate_bus.watch.probe import probe as attempt_bypasses
 from tidegate_policy.bundle import load_bundle
+from tidegate_policy.controls import Controls
 from tidegate_policy.invariants import Checker
 from tidegate_schemas import subjects
 from tidegate_schemas.errors import LedgerError, TidegateError
@@ -140,9 +144,11 @@ async def _examine_stack(
         lines = await drift(connection, project.limits(), who.subscriptions())
         yield Finding("topology", "failed" if lines else "ok", "\n".join(lines) or "as declared")
         ingress = await connection.stream_state(subjects.ingress_stream(0))
+        fed = await feeds(connection)
     checker = Checker()
     async with await Bus.of_project(str(OPERATOR), folder, state) as bus:
         try:
+            yield _controls((await standing(bus.ledger))[0], fed)
             async for stored in bus.ledger.read():
                 checker.add(stored)
         except LedgerError as error:
@@ -154,6 +160,17 @@ async def _examine_stack(
         broken = [f"{behind} submissions have no record yet; is the gateway running?"]
     detail = f"{checker.records} records, {len(checker.open_tasks)} tasks in work"
     yield Finding("ledger", "failed" if broken else "ok", "\n".join(broken) or detail)
+
+
+def _controls(controls: Controls, fed: list[Feed]) -> Finding:
+    """What operators have stopped, and whether deliveries follow."""
+    stopped = [f"{target} {level.word}" for target, level in controls.levels.items()]
+    detail = ", ".join(sorted(stopped)) or "nothing is stopped"
+    wrong = [
+        f"{feed.principal} gets {'nothing, but is not stopped' if feed.paused else 'deliveries'}"
+        for feed in misaligned(controls, fed)
+    ]
+    return Finding("controls", "failed" if wrong else "ok", "\n".join([detail, *wrong]))
 
 
 async def _policy(project: Project) -> Finding:

@@ -15,9 +15,21 @@ from tidegate_bus.broker.accounts import MAX_PAYLOAD
 from tidegate_schemas.envelope import Envelope, decode, encode
 from tidegate_schemas.errors import InvalidEnvelope, InvalidInput
 from tidegate_schemas.record import Receipt
+from tidegate_schemas.subjects import Verdict
 from tidegate_schemas.vocabulary import OPERATOR
 
-from .console import AsOption, JsonOption, ProjectOption, StateOption, out, print_json, run, verdict
+from .commands import held
+from .console import (
+    AsOption,
+    JsonOption,
+    ProjectOption,
+    StateOption,
+    clean,
+    out,
+    print_json,
+    run,
+    verdict,
+)
 
 
 def publish(
@@ -80,6 +92,8 @@ def publish(
     out.print(
         f"{verdict(receipt.verdict)}{policies}; ledger record {receipt.seq}, envelope {receipt.id}"
     )
+    if receipt.verdict is Verdict.HOLD:
+        out.print(clean(held(receipt)))
 
 
 async def _publish(

@@ -1,9 +1,8 @@
-"""`tidegate run`: start, list, show. What they show is a fold of the ledger."""
+"""`tidegate run`: start, list, show, cancel. What they show is a fold of the ledger."""
 
 from __future__ import annotations
 
-import contextlib
-import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,15 +14,16 @@ from tidegate_agents.fold import Fold
 from tidegate_agents.run import Run
 from tidegate_schemas import vocabulary
 from tidegate_schemas.clock import rfc3339
-from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidInput
 
+from .commands import buses, say
 from .console import (
     AsOption,
     JsonOption,
     ProjectOption,
     StateOption,
     clean,
+    err,
     group,
     out,
     print_json,
@@ -32,7 +32,7 @@ from .console import (
 )
 from .publish import json_argument
 
-app = group("Start runs of blueprints and look at them.")
+app = group("Start runs of blueprints, look at them, cancel them.")
 
 _STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
 
@@ -103,15 +103,46 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one run with its steps."""
-    found = [r for r in run(_runs(project, state)) if r["id"].startswith(name)]
+    runs = {found["id"]: found for found in run(_runs(project, state))}
+    found = runs[_the_one(name, runs)]
+    if as_json:
+        print_json(found)
+    else:
+        _print_run(found)
+
+
+@app.command()
+def cancel(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Id of the run, or its beginning.")],
+    reason: Annotated[str, typer.Option(help="Why; it stands in the ledger.")] = "",
+    principal: AsOption = str(vocabulary.OPERATOR),
+    project: ProjectOption = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Cancel a run: nothing more is asked for it, and what agents still answer changes nothing.
+
+    What they work on already they finish. Exit status 1 when the run had ended before.
+    """
+    found = run(_cancel(name, reason, principal, project, state))
+    if as_json:
+        print_json(found)
+    elif found["status"] == "cancelled":
+        out.print(f"cancelled run {found['id']}: {clean(found['error'])}")
+    else:
+        err.print(f"run {found['id']} had ended before: {_styled(found['status'])}")
+    if found["status"] != "cancelled":
+        raise typer.Exit(1)
+
+
+def _the_one(name: str, runs: Iterable[str]) -> str:
+    """The run whose id begins so."""
+    found = [run for run in runs if run.startswith(name)]
     if len(found) != 1:
         raise InvalidInput(
             f"{len(found)} runs begin with {name!r}" if found else f"there is no run {name!r}"
         )
-    if as_json:
-        print_json(found[0])
-    else:
-        _print_run(found[0])
+    return found[0]
 
 
 async def _start(
@@ -123,30 +154,13 @@ async def _start(
     project: Path | None,
     state: Path | None,
 ) -> dict[str, Any]:
-    envelope = Envelope.new(
-        vocabulary.RUN_START,
-        {"blueprint": blueprint, "input": given},
-        id=uuid.uuid4().hex,
-        source="tidegate:cli",
-        kind="control",
-        to=vocabulary.RUN_START,
-        correlationid=correlation,
-    )
-    async with contextlib.AsyncExitStack() as stack:
-        operator = await Bus.of_project(str(vocabulary.OPERATOR), project, state)
-        await stack.enter_async_context(operator)
-        sender = operator
-        if principal != str(vocabulary.OPERATOR):  # may submit, need not be allowed to read
-            sender = await Bus.of_project(principal, project, state)
-            await stack.enter_async_context(sender)
-        fold, seq = Fold(vocabulary.COORDINATOR, keep_ended=True), 0
-        async for record in operator.records():
-            fold.apply(record)
-            seq = record.seq
+    order = {"blueprint": blueprint, "input": given}
+    async with buses(principal, project, state) as (operator, sender):
+        fold, seq = await _folded(operator)
         if blueprint not in fold.active:
             known = ", ".join(sorted(fold.active)) or "none"
             raise InvalidInput(f"no blueprint {blueprint!r} is registered; registered: {known}")
-        receipt = await sender.publish(envelope)
+        receipt = await say(sender, vocabulary.RUN_START, order, correlation=correlation)
         name = ""
         async for record in operator.records(seq + 1, follow=True):
             changed = fold.apply(record)
@@ -157,11 +171,34 @@ async def _start(
         return _as_dict(fold.runs[name])
 
 
+async def _cancel(
+    name: str, reason: str, principal: str, project: Path | None, state: Path | None
+) -> dict[str, Any]:
+    async with buses(principal, project, state) as (operator, sender):
+        fold, seq = await _folded(operator)
+        found = _the_one(name, fold.runs)
+        order = {"run": found, "reason": reason} if reason else {"run": found}
+        if fold.runs[found].status == "running":
+            receipt = await say(sender, vocabulary.RUN_CANCEL, order)
+            async for record in operator.records(seq + 1, follow=True):
+                fold.apply(record)
+                if record.seq >= receipt.seq:
+                    break
+    return _as_dict(fold.runs[found])
+
+
+async def _folded(bus: Bus) -> tuple[Fold, int]:
+    """The runs of the ledger, and its last record."""
+    fold, seq = Fold(vocabulary.COORDINATOR, keep_ended=True), 0
+    async for record in bus.records():
+        fold.apply(record)
+        seq = record.seq
+    return fold, seq
+
+
 async def _runs(project: Path | None, state: Path | None) -> list[dict[str, Any]]:
-    fold = Fold(vocabulary.COORDINATOR, keep_ended=True)
     async with await Bus.of_project(str(vocabulary.OPERATOR), project, state) as bus:
-        async for record in bus.records():
-            fold.apply(record)
+        fold, _ = await _folded(bus)
     return [_as_dict(found) for found in fold.runs.values()]
 
 
