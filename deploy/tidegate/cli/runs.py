@@ -224,6 +224,7 @@ def _as_dict(found: Run) -> dict[str, Any]:
                         "phase": unit.phase,
                         "provider": unit.provider,
                         "error": unit.error,
+                        "waits": unit.waits if unit.phase == "held" else None,
                     }
                     for unit in step.units
                 ],
@@ -231,6 +232,11 @@ def _as_dict(found: Run) -> dict[str, Any]:
             for name, step in found.steps.items()
         },
     }
+
+
+def _output(step: dict[str, Any]) -> str:
+    error: str | None = step["error"]
+    return error or msgspec.json.encode(step["output"]).decode()
 
 
 def _print_run(found: dict[str, Any]) -> None:
@@ -249,10 +255,15 @@ def _print_run(found: dict[str, Any]) -> None:
                 sum(u["phase"] == "done" for u in units) if units else None,
                 len(units) or None,
                 max((u["attempt"] for u in units), default=None),
-                clean(step["error"] or msgspec.json.encode(step["output"]).decode())[:120],
+                clean(_output(step))[:120],
             )
         )
     out.print(table("", ("step", "status", "done", "of", "attempts", "output"), rows))
+    for waits in sorted({u["waits"] for s in found["steps"].values() for u in s["units"]} - {None}):
+        out.print(
+            f"waits at the gateway, {clean(waits)}; see `tidegate approvals list`, "
+            "`tidegate control show`"
+        )
     if found["output"] is not None:
         out.print("output", clean(msgspec.json.encode(found["output"]).decode()))
 
