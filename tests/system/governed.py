@@ -52,6 +52,7 @@ def write_project(
             capabilities: [{", ".join(capabilities)}]
             concurrency: 32
             lease: 2s
+            drain: 1s
             retry: {{ attempts: 1 }}
             """,
         **{f"blueprints/{name}.yaml": text for name, text in blueprints.items()},

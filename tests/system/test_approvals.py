@@ -123,7 +123,7 @@ async def _approve(at: Governed, moment: str, correlation: str) -> Record:
 async def test_two_of_three_release_a_task_once_whoever_is_killed(
     project: Path, tmp_path: Path
 ) -> None:
-    """SIGKILL of gateway and coordinator at any moment: nothing is lost, no payment repeated."""
+    """SIGKILL of both at any moment: no agreement is lost, no payment is made twice."""
     moments = (
         "before the first",
         "between the two",
