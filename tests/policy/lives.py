@@ -50,6 +50,10 @@ class Life:
     Args:
         seed: of all choices.
         endless: whether some bundle has a budget without a window.
+
+    Attributes:
+        office: where it takes place.
+        cut: the gateway was killed at the end, in the middle of what it was doing.
     """
 
     def __init__(self, seed: int, *, endless: bool = False) -> None:
@@ -58,6 +62,7 @@ class Life:
         first = self.texts[self.chance.randrange(len(self.texts))]
         self.office = Office(bundle(first))
         self._commands = 0
+        self.cut = False
 
     def live(self, steps: int) -> None:
         """So many random events, the last of them perhaps cut off in the middle."""
@@ -66,7 +71,8 @@ class Life:
             if self.chance.random() < 0.03:
                 self._cut()
                 self.office.restart()
-        if self.chance.random() < 0.5:
+        self.cut = self.chance.random() < 0.5
+        if self.cut:
             self._cut()
 
     def step(self) -> list[Record]:

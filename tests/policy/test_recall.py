@@ -83,29 +83,33 @@ async def live_and_compare(seed: int, *, steps: int = 120, endless: bool = False
     office, chance = life.office, life.chance
     ahead = chance.choice([0, 0, SECOND, -20 * SECOND, 5 * HOUR, -5 * HOUR])
     now = office.now + chance.choice([0, SECOND, 60 * SECOND, 601 * SECOND, HOUR, 26 * HOUR])
-    shelf = Shelf(office.ledger, ahead)
+    shelf, working = Shelf(office.ledger, ahead), office.desk.state
     later = what_comes(life, 60, now)
 
     whole = goes_on(office, office.fold(), later, now)
     part = goes_on(office, await recalled(office, shelf, now), later, now)
 
     assert whole == part, f"seed {seed}"
+    if not life.cut:
+        assert whole == goes_on(office, working, later, now), f"seed {seed}, without a start"
 
 
 @pytest.mark.parametrize("block", range(6))
 async def test_a_part_of_the_ledger_is_as_good_as_all_of_it(block: int) -> None:
     """Whatever happened before, the records after a start are the same, byte for byte.
 
+    The same as after reading all of it, and as those of a gateway that did not start again.
+
     With holds that end by approval, time, control and the end of their run, perhaps cut off in the
     middle; with bundles of different windows that come and go; with clocks that differ.
     """
-    for seed in range(block * 14, block * 14 + 14):
+    for seed in range(block * 10, block * 10 + 10):
         await live_and_compare(seed)
 
 
 async def test_a_budget_without_a_window_is_counted_from_the_first_record() -> None:
     """However long ago its run began."""
-    for seed in range(1000, 1014):
+    for seed in range(1000, 1010):
         await live_and_compare(seed, endless=True)
 
 
