@@ -93,6 +93,7 @@ async def replay(folder: Path, records: int, on_progress: OnProgress) -> list[Fi
         figures.append(Figure("verified", last / _timed(verify), "records/s"))
         figures.append(Figure("bundles in force", len(check.bundles), "bundles"))
         figures.append(Figure("differences", differences, "records"))
+        figures.append(Figure("without their message", check.unknown, "records"))
     return figures
 
 

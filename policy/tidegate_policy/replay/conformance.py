@@ -21,7 +21,10 @@ from tidegate_policy.window import Window
 from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.errors import InvalidEnvelope, InvalidRecord
 from tidegate_schemas.record import Reason, Record, decode_record, encode_record
+from tidegate_schemas.subjects import Verdict
 
+_IN_ITS_STEAD = {"detail", "bytes", "sha256"}
+"""Facts of a message that the ledger does not hold."""
 _LONGEST = 200
 
 
@@ -90,12 +93,16 @@ class Conformance:
                 there.ingress.seq, parse_rfc3339(there.ingress.time), hold.by, hold.payload
             )
         else:
-            of_record = _submission(there)
-            if of_record is None:
+            submission, known = _submission(there)
+            if known:
+                decision = decide(self._state, self._limits, submission, now)
+            elif self._withheld(there):
                 self.unknown += 1
-                return ""
-            submission = of_record
-            decision = decide(self._state, self._limits, submission, now)
+                decision = Decision(
+                    Verdict.REJECT, there.why.reason, facts=there.why.facts, withheld=True
+                )
+            else:
+                return f"{_told(there)}, and holds no message, which nothing accounts for"
         here = record(
             decision,
             submission,
@@ -109,6 +116,15 @@ class Conformance:
         )
         return "" if encode_record(here) == payload else _differ(there, here)
 
+    def _withheld(self, there: Record) -> bool:
+        """Whether a record may be without its message; what it says of it is not verified then."""
+        why = there.why
+        if there.verdict is not Verdict.REJECT or set(why.facts) != _IN_ITS_STEAD:
+            return False
+        if why.reason in (Reason.MALFORMED, Reason.RESERVED_HEADER):
+            return bool(self._state.snapshot.bundle.redactions)
+        return why.reason == Reason.OVERSIZED
+
     def _consequence(self, now: int) -> tuple[Decision, Hold] | None:
         """What follows next from the last submission."""
         state = self._state
@@ -120,9 +136,9 @@ class Conformance:
         return None
 
 
-def _submission(there: Record) -> Submission | None:
-    """What a record is about, as the gateway had it before it; None where that is not known."""
-    reserved = ""
+def _submission(there: Record) -> tuple[Submission, bool]:
+    """What a record is about, as the gateway had it before it; and whether it is known whole."""
+    payload, reserved, known = b"", "", True
     if not isinstance(there.envelope, msgspec.UnsetType):
         payload = bytes(there.envelope)
     elif there.raw is not None:
@@ -130,10 +146,9 @@ def _submission(there: Record) -> Submission | None:
         if there.why.reason == Reason.RESERVED_HEADER:
             reserved = str(there.why.facts.get("detail", "")).partition("' is only")[0][1:]
     else:
-        return None
-    return Submission(
-        there.ingress.seq, parse_rfc3339(there.ingress.time), there.by, payload, reserved
-    )
+        known = False
+    time = parse_rfc3339(there.ingress.time)
+    return Submission(there.ingress.seq, time, there.by, payload, reserved), known
 
 
 def _differ(there: Record, here: Record) -> str:

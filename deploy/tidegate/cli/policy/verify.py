@@ -57,5 +57,11 @@ def verify(
         out.print(
             f"{check.records:,} records under {bundles}: {count:,} differences", highlight=False
         )
+        if check.unknown:
+            out.print(
+                f"{check.unknown:,} of them reject a message that the ledger does not hold; "
+                "why is not verified",
+                highlight=False,
+            )
     if count:
         raise typer.Exit(1)
