@@ -263,7 +263,7 @@ class _Message:
                 return self._deny(*over, answer)
         waits = self._waits(answer, stopped, hold)
         if waits is not None:
-            if hold is None and state.holds.full:
+            if hold is None and state.holds.full(self.by):
                 return self._deny(Reason.TOO_MANY_HELD, "too much waits already", answer)
             return waits
         reason = Reason.LEARNED if answer.learned else Reason.PERMITTED

@@ -14,7 +14,8 @@ from .window import First
 
 MAX_HELD = 100_000
 MAX_HELD_BYTES = 128 * 1024 * 1024
-"""More is denied, so that what waits cannot fill the gateway's memory."""
+"""More is denied, so that what waits cannot fill the gateway's memory. Nobody gets more of it than
+is left for others, so no sender fills it for all."""
 
 
 @dataclass(slots=True)
@@ -74,7 +75,8 @@ class Holds:
     def __init__(self) -> None:
         self._holds: dict[int, Hold] = {}
         self._by_id: dict[tuple[str, str], Hold] = {}
-        self.bytes = 0
+        self._bytes = 0
+        self._senders: dict[str, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self._holds)
@@ -82,10 +84,10 @@ class Holds:
     def __iter__(self) -> Iterator[Hold]:
         return iter(self._holds.values())
 
-    @property
-    def full(self) -> bool:
-        """Whether no more can wait."""
-        return len(self._holds) >= MAX_HELD or self.bytes >= MAX_HELD_BYTES
+    def full(self, by: str) -> bool:
+        """Whether no more of a sender can wait."""
+        number, size = self._senders.get(by, (0, 0))
+        return number >= MAX_HELD - len(self) or size >= MAX_HELD_BYTES - self._bytes
 
     def get(self, seq: int) -> Hold | None:
         """What the record `seq` holds, if it still does."""
@@ -100,15 +102,25 @@ class Holds:
         """One more waits."""
         self._holds[hold.seq] = hold
         self._by_id[hold.by, hold.envelope.id] = hold
-        self.bytes += len(hold.payload)
+        self._count(hold, 1)
 
     def remove(self, seq: int) -> Hold | None:
         """It waits no more."""
         hold = self._holds.pop(seq, None)
         if hold:
             del self._by_id[hold.by, hold.envelope.id]
-            self.bytes -= len(hold.payload)
+            self._count(hold, -1)
         return hold
+
+    def _count(self, hold: Hold, sign: int) -> None:
+        size = sign * len(hold.payload)
+        before = self._senders.get(hold.by, (0, 0))
+        number = before[0] + sign
+        if number:
+            self._senders[hold.by] = number, before[1] + size
+        else:
+            del self._senders[hold.by]
+        self._bytes += size
 
     def expired(self, now: int) -> list[int]:
         """What has waited too long."""

@@ -21,6 +21,7 @@ from policy.office import (
     policies,
 )
 from tidegate_bus.ingress import Submission
+from tidegate_policy import holds
 from tidegate_policy.bundle import Bundle
 from tidegate_schemas.blueprint import Blueprint
 from tidegate_schemas.envelope import Envelope, encode
@@ -199,6 +200,27 @@ def test_however_much_waits_the_gateway_can_do_something_else() -> None:
     pause = Envelope.new("control.pause", {"target": "bus"}, kind="control", to="control.pause")
     steps = list(office.desk.take(Submission(99, office.now, ANN, encode(pause)), office.now))
     assert [step is None for step in steps] == [False] + [True] * 50
+
+
+@pytest.mark.parametrize(("most", "size"), [("MAX_HELD", 1), ("MAX_HELD_BYTES", 150)])
+def test_no_sender_takes_all_room_for_what_waits(
+    monkeypatch: pytest.MonkeyPatch, most: str, size: int
+) -> None:
+    """Each gets no more than is left for others; what ends makes room again."""
+    monkeypatch.setattr(holds, most, 8 * size)
+    office = Office(policies(OPEN))
+    office.control(ANN, "control.pause", {"target": "bus"})
+    waiting = {
+        by: [office.task(by, "pay.check").verdict for _ in range(9)].count(Verdict.HOLD)
+        for by in (ASKER, OUTSIDER, BOB)
+    }
+    assert waiting[ASKER] > waiting[OUTSIDER] > 0 < waiting[BOB]
+    assert sum(waiting.values()) < 9
+    office.restart()
+    assert office.task(ASKER, "pay.check").why.reason == Reason.TOO_MANY_HELD
+    office.control(ANN, "control.resume", {"target": "bus"})
+    office.control(ANN, "control.pause", {"target": "team:pay"})
+    assert office.task(ASKER, "pay.check").verdict is Verdict.HOLD
 
 
 @pytest.mark.parametrize(
