@@ -119,6 +119,12 @@ def grounds(**values: Any) -> Callable[[Record], Record]:
     return lambda r: msgspec.structs.replace(r, why=msgspec.structs.replace(r.why, **values))
 
 
+def emptied(reason: str) -> Callable[[Record], Record]:
+    """A record that says it was rejected, with what stands for a message that is not there."""
+    why = grounds(reason=reason, facts={"detail": "", "bytes": 1, "sha256": ""})
+    return lambda record: why(changed(envelope=msgspec.UNSET, verdict="reject")(record))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -157,12 +163,8 @@ def test_a_record_that_was_changed_is_a_difference(
         changed(envelope=msgspec.UNSET),
         changed(envelope=msgspec.UNSET, verdict="deny"),
         changed(envelope=msgspec.UNSET, verdict="reject"),
-        lambda r: grounds(reason="malformed", facts={"detail": "", "bytes": 1, "sha256": ""})(
-            changed(envelope=msgspec.UNSET, verdict="reject")(r)
-        ),
-        lambda r: grounds(reason="forbidden", facts={"detail": "", "bytes": 1, "sha256": ""})(
-            changed(envelope=msgspec.UNSET, verdict="reject")(r)
-        ),
+        emptied("malformed"),
+        emptied("forbidden"),
     ],
 )
 def test_a_record_without_its_message_is_a_difference(change: Callable[[Record], Record]) -> None:
