@@ -120,7 +120,7 @@ def resolve(state: State, limits: Limits, hold: Hold, now: int) -> Decision | No
         return message.says(Verdict.DENY, Reason.RUN_OVER, "its run has ended meanwhile")
     if hold.refused:
         return message.says(Verdict.DENY, Reason.APPROVAL_REFUSED, f"by {hold.refused}")
-    if hold.expires is not None and hold.expires <= now:
+    if hold.expires and hold.overdue(now, state.library.active, state.roster):
         when = rfc3339(hold.expires)
         return message.says(Verdict.DENY, Reason.APPROVAL_EXPIRED, f"nobody agreed before {when}")
     decision = message.judge(hold)

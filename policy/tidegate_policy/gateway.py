@@ -287,7 +287,7 @@ class Gateway:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             now = self._clock()
-            if state.holds.expired(now):
+            if state.overdue(now):
                 tick = Envelope.new(
                     CLOCK_TICK,
                     source=f"tidegate:{GATEWAY}",

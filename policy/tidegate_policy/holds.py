@@ -54,6 +54,12 @@ class Hold:
         given = [who for who, under in self.grants.items() if under == bundle]
         return sum(may_approve(rule, who, roster) for who in given) >= rule.needed
 
+    def overdue(self, now: int, bundle: str, roster: Roster) -> bool:
+        """Whether the time to agree is over, and not enough of them have."""
+        if self.expires is None or self.expires > now:
+            return False
+        return not all(self.agreed(rule, bundle, roster) for rule in self.approvals)
+
 
 def may_approve(rule: Approval, who: str, roster: Roster) -> bool:
     """Whether somebody is one of those whom a rule names."""
@@ -122,6 +128,6 @@ class Holds:
             del self._senders[hold.by]
         self._bytes += size
 
-    def expired(self, now: int) -> list[int]:
-        """What has waited too long."""
-        return [h.seq for h in self if h.expires is not None and h.expires <= now]
+    def overdue(self, now: int, bundle: str, roster: Roster) -> list[int]:
+        """What nobody has agreed to in time."""
+        return [hold.seq for hold in self if hold.overdue(now, bundle, roster)]

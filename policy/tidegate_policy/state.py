@@ -73,6 +73,10 @@ class State:
         limits = self.library.counting_seconds
         return None if limits is None else max(limits, self.window.length)
 
+    def overdue(self, now: int) -> list[int]:
+        """What waits for an approval that nobody gave in time."""
+        return self.holds.overdue(now, self.library.active, self.roster)
+
     def touched(self, by: str, kind: Kind, to: str, envelope: Envelope) -> Touched:
         """What a message has to do with."""
         chain = tuple(envelope.onbehalfof.split(",")) if envelope.onbehalfof else ()
@@ -194,7 +198,7 @@ class State:
             case vocabulary.BLUEPRINT_REGISTER if by == str(vocabulary.COORDINATOR):
                 self.blueprints.register(envelope)
             case vocabulary.CLOCK_TICK if by == str(vocabulary.GATEWAY):
-                self.due.extend(self.holds.expired(time))
+                self.due.extend(self.overdue(time))
             case _ if command in COMMANDS:
                 target = Target.parse(_data(envelope, Order).target)
                 self.controls = self.controls.after(command, target)

@@ -416,3 +416,18 @@ def test_redacted_fields_never_reach_the_ledger() -> None:
         assert b"4111" not in leaf
         assert b'"n":1.10' in leaf
         assert b'{"number":5}' in leaf
+
+
+def test_what_was_agreed_to_in_time_does_not_expire_in_a_pause() -> None:
+    """It waits for the operator only, however long that takes, and then goes on."""
+    office = Office(TWO_OF_THREE)
+    held = office.task(ASKER, "pay.out")
+    office.control(CY, "control.pause", {"target": "bus"})
+    for who in (ANN, BOB):
+        assert len(office.grant(who, held.seq)) == 1
+    office.now += 7200 * SECOND
+    assert office.desk.state.overdue(office.now) == []
+    assert len(office.tick()) == 1
+    assert said(office.control(CY, "control.resume", {"target": "bus"}))[1:] == [
+        (ALLOW, Reason.APPROVED)
+    ]
