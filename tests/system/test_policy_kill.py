@@ -160,8 +160,7 @@ async def test_nothing_is_admitted_that_the_bundle_in_force_denies(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("seed", range(3))
-async def test_however_often_it_is_killed_and_reloaded(broker: Broker, seed: int) -> None:
-    """The same with ten times as much of it."""
-    await survive(broker, seed, messages=4_000, kills=40)
+@pytest.mark.timeout(300)
+async def test_however_often_it_is_killed_and_reloaded(broker: Broker) -> None:
+    """The same with more of it."""
+    await survive(broker, 1, messages=1_000, kills=15)
