@@ -9,8 +9,16 @@ import msgspec
 import typer
 
 from tidegate import policies
-from tidegate.bus import Bus
-from tidegate.cli.console import AsOption, JsonOption, ProjectOption, StateOption, out, print_json
+from tidegate.cli.commands import buses, held
+from tidegate.cli.console import (
+    AsOption,
+    Held,
+    JsonOption,
+    ProjectOption,
+    StateOption,
+    out,
+    print_json,
+)
 from tidegate.cli.console import run as run_async
 from tidegate.project import find_project
 from tidegate_policy.bundle import Bundle, load_bundle
@@ -59,14 +67,14 @@ async def _activate(
     project: Path | None,
     state: Path | None,
 ) -> tuple[Receipt, str]:
-    async with await Bus.of_project(principal, project, state) as bus:
-        known = await policies.shelf(bus.ledger)
+    async with buses(principal, project, state) as (operator, sender):
+        known = await policies.shelf(operator.ledger)
         loaded = _loaded(bundle, project, known)
         if loaded.digest == known.active:
             raise InvalidInput(f"{loaded.digest} is in force already")
         if loaded.digest not in known.files:
-            await policies.propose(bus, loaded)
-        done = await policies.activate(bus, loaded.digest, reason=reason, report=report)
+            await policies.propose(sender, loaded)
+        done = await policies.activate(sender, loaded.digest, reason=reason, report=report)
         return done, loaded.digest
 
 
@@ -99,12 +107,14 @@ def _report(path: Path) -> Report:
 
 
 def say(receipt: Receipt, digest: str, as_json: bool) -> None:
-    """Tell what came of an activation."""
-    waits = Verdict.HOLD in (receipt.verdict, receipt.was)
+    """Tell what came of an activation.
+
+    Raises:
+        Held: it waits for approval.
+    """
+    if receipt.verdict is Verdict.HOLD:
+        raise Held(held(receipt), receipt.seq)
     if as_json:
         print_json({"bundle": digest, **msgspec.to_builtins(receipt)})
-    elif waits:
-        out.print(f"{digest} waits for approval ({receipt.detail}): record {receipt.seq}")
-        out.print(f"whoever may agrees with: tidegate approvals grant {receipt.seq} --as TEAM.NAME")
     else:
         out.print(f"{digest} is in force from record {receipt.seq} on", highlight=False)

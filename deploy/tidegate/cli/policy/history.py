@@ -8,7 +8,6 @@ from typing import Any
 
 from tidegate.bus import Bus
 from tidegate.cli.console import (
-    AsOption,
     JsonOption,
     ProjectOption,
     StateOption,
@@ -27,13 +26,12 @@ from tidegate_schemas.vocabulary import OPERATOR, POLICY_PROPOSE
 
 
 def history(
-    principal: AsOption = str(OPERATOR),
     project: ProjectOption = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List what was proposed and put in force, when, by whom and why."""
-    lines = run_async(_history(principal, project, state))
+    lines = run_async(_history(project, state))
     if as_json:
         print_json(lines)
         return
@@ -54,10 +52,8 @@ def history(
         out.print(f"the ledger begins with {genesis().bundle.digest}; nothing else is in force")
 
 
-async def _history(
-    principal: str, project: Path | None, state: Path | None
-) -> list[dict[str, Any]]:
-    async with await Bus.of_project(principal, project, state) as bus:
+async def _history(project: Path | None, state: Path | None) -> list[dict[str, Any]]:
+    async with await Bus.of_project(str(OPERATOR), project, state) as bus:
         return [line async for line in _lines(bus.ledger)]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tidegate import policies
-from tidegate.bus import Bus
+from tidegate.cli.commands import buses
 from tidegate.cli.console import AsOption, JsonOption, ProjectOption, StateOption
 from tidegate.cli.console import run as run_async
 from tidegate_schemas.errors import InvalidInput
@@ -36,11 +36,11 @@ def rollback(
 async def _rollback(
     to: str | None, reason: str, principal: str, project: Path | None, state: Path | None
 ) -> tuple[Receipt, str]:
-    async with await Bus.of_project(principal, project, state) as bus:
-        known = await policies.shelf(bus.ledger)
+    async with buses(principal, project, state) as (operator, sender):
+        known = await policies.shelf(operator.ledger)
         digest = known.find(to) if to is not None else known.previous
         if digest is None:
             raise InvalidInput("nothing was in force before; see tidegate policy history")
         if digest == known.active:
             raise InvalidInput(f"{digest} is in force already")
-        return await policies.activate(bus, digest, reason=reason), digest
+        return await policies.activate(sender, digest, reason=reason), digest
