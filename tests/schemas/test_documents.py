@@ -301,6 +301,11 @@ LINES: dict[str, tuple[Path, str, list[tuple[int, str, str]]]] = {
             (3, "by_name", "must be a mapping"),
         ],
     ),
+    "YAML, a colon in text": (
+        YAML,
+        "title: a\nto: ${ b ? c : d }\n",
+        [(2, "", "text with a colon and a space in it stands in quotes")],
+    ),
     "TOML, list elements": (
         TOML,
         "title = 'a'\nnames = [\n  'a', # ]\n\n  'B', [\n  'c'],\n]\n",

@@ -117,7 +117,7 @@ def _unknown(rule: Rule, world: World, text: str) -> Iterator[Fault]:
                 found = set(world.names("Agent"))
                 name = next((one for one in names if one not in found), "")
         if name and name not in found:
-            hint = meant(name, found) or _way_out("Agent")
+            hint = meant(name, found) or _way_out("Team" if approval.who[0] == "team" else "Agent")
             written = rule.annotations["require_approval"]
             yield fault(f"@require_approval: there is no {name!r}", hint, written)
 
@@ -129,7 +129,10 @@ def _way_out(kind: str) -> str:
         case "Topic":
             return "no agent hears it and no blueprint begins with it; entities.json may name it"
         case _:
-            return f"what the project does not name, entities.json may: a {kind} of that id"
+            what = f'{{"uid": {{"type": "{kind}", "id": "…"}}, "parents": []}}'
+            return (
+                f"people and others whom the project does not name stand in entities.json: {what}"
+            )
 
 
 def _roles(policy: pst.Template) -> set[str]:

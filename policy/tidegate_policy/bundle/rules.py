@@ -254,6 +254,10 @@ def _hint(what: str, policy: pst.Template, facts: Facts) -> str:
             "only messages with facts in facts.yaml have `data`: "
             'write e.g. `action == Action::"task:payments.pay"`'
         )
+    if "attribute `team`" in what:
+        return 'write e.g. `principal in Team::"ops"`'
+    if "failed to parse as a decimal" in what:
+        return 'a decimal has a point and one to four digits after it: `decimal("1000.0")`'
     if "unrecognized action" in what:
         wrong = re.search(r'Action::"([^"]*)"', what)
         known = [*KINDS, *(facts.action(*key) for key in facts.declared)]

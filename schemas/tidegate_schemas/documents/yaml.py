@@ -162,6 +162,8 @@ def read_yaml(text: str, path: Path) -> tuple[object, Lines]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, message = (mark.line + 1 if mark else 0), error.problem or str(error)
+        if message == "mapping values are not allowed here":
+            message += "; text with a colon and a space in it stands in quotes"
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         message = f"the character U+{error.character:04X} is not allowed"

@@ -90,6 +90,10 @@ TASK, EVENT = 'action in Action::"task"', 'action in Action::"event"'
             f'@require_approval("1 of ops.anne")\n{rule()};',
             "a.cedar:1: a: @require_approval: there is no 'ops.anne'; did you mean ops.ann?",
         ),
+        (
+            f'@require_approval("1 of zoe.zzz")\n{rule()};',
+            'stand in entities.json: {"uid": {"type": "Agent", "id": "…"}, "parents": []}',
+        ),
         (f'@require_approval("1 of team zzz")\n{rule()};', "there is no 'zzz'"),
         (f'@require_approval("1 of role chief")\n{rule()};', "there is no 'chief'"),
     ],

@@ -88,6 +88,15 @@ def faults(text: str, facts: str = FACTS) -> list[str]:
             '@id("a") @redact("/n/x") permit (principal, action, resource);',
             "/n/x is a fact of task work.do",
         ),
+        (
+            '@id("a")\npermit (principal, action, resource)\n'
+            'when { decimal("1000").lessThan(decimal("1.0")) };',
+            'a decimal has a point and one to four digits after it: `decimal("1000.0")`',
+        ),
+        (
+            '@id("a")\npermit (principal, action, resource)\nwhen { principal.team == "ops" };',
+            'not found; write e.g. `principal in Team::"ops"`',
+        ),
         (f"{PERMIT}\n\n{PERMIT}", "a.cedar:3: @id('everything') is already in a.cedar:1"),
         ('@id("a") permit (principal, action, resource)', "unexpected end of input; a policy ends"),
         (
