@@ -9,7 +9,7 @@ import msgspec
 
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidEnvelope
-from tidegate_schemas.record import Record
+from tidegate_schemas.record import Reason, Record
 from tidegate_schemas.subjects import Kind, Verdict
 from tidegate_schemas.vocabulary import (
     COORDINATOR,
@@ -70,8 +70,11 @@ def _sentence(record: Record, message: Envelope, steps: dict[str, str]) -> str:
         case Verdict.HOLD:
             return f"{said} (waits: {why.facts.get('detail') or why.reason})"
         case _:
-            detail = why.facts.get("detail") or why.reason
-            return f"{said}: not delivered, {detail if not by else why.reason}{by}"
+            detail = why.facts.get("detail")
+            if by:
+                return f"{said}: not delivered, {why.reason}{by}{f': {detail}' if detail else ''}"
+            refused = "refused " if why.reason == Reason.APPROVAL_REFUSED else ""
+            return f"{said}: not delivered, {refused}{detail or why.reason}"
 
 
 def _what(record: Record, message: Envelope, steps: dict[str, str]) -> str:
@@ -83,7 +86,9 @@ def _what(record: Record, message: Envelope, steps: dict[str, str]) -> str:
             return f"{record.by} reports {record.to}: {data}"
         case Kind.TASK:
             step = f" (step {steps[message.id]})" if message.id in steps else ""
-            return f"{record.by} asks for {record.to}{step}"
+            whom = (message.onbehalfof or "").replace(",", ", ")
+            whom = f" on behalf of {whom}" if whom else ""
+            return f"{record.by} asks for {record.to}{step}{whom}"
         case Kind.RESULT if message.type == DEADLETTER:
             return f"{record.by} gives up{_of(message, steps)}{_why(message)}"
         case Kind.RESULT:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
@@ -229,6 +230,9 @@ async def test_learn_writes_a_policy_for_what_was_learned(
     text = (tmp_path / "policy" / "learned.cedar").read_text()
 
     assert (printed.status, written.status) == (0, 0)
+    assert re.search(
+        r"^(1 right|\d\d+ rights|[2-9] rights) in policy/learned.cedar$", written.err, re.M
+    )
     assert printed.out == text
     assert learned
     for by, to in learned:
@@ -288,6 +292,18 @@ async def test_explain_tells_obligations_facts_and_rules_in_the_shadow(
     assert "fact        amount = " in one
     assert "shadow      with the rules below it would be: deny" in other
     assert "would decide: support-shall-not-ask-billing (forbid)" in other
+
+
+async def test_explain_tells_for_whom_it_was_sent(
+    stored: Broker, tidegate: Program, records: list[Record]
+) -> None:
+    """The rules must permit it to them too, so the sender alone would explain nothing."""
+    record, friend = next((r, m.onbehalfof) for r in records if (m := r.message()) and m.onbehalfof)
+    shown = tidegate("policy", "explain", str(record.seq)).out
+    found = tidegate("policy", "explain", str(record.seq), "--json").json
+
+    assert f"{record.kind} of {record.by} to {record.to}, on behalf of {friend}\n" in shown
+    assert found["on_behalf_of"] == friend.split(",")
 
 
 async def test_explain_tells_where_no_rule_was_asked(

@@ -169,6 +169,20 @@ def test_what_went_wrong_is_said() -> None:
         ),
         (Verdict.DENY, "not_permitted", (), {"detail": "nobody"}, ": not delivered, nobody"),
         (Verdict.DENY, "expired", (), {}, ": not delivered, expired"),
+        (
+            Verdict.DENY,
+            "over_budget",
+            ("p1",),
+            {"detail": "10 left, 20 needed"},
+            ": not delivered, over_budget by policy p1: 10 left, 20 needed",
+        ),
+        (
+            Verdict.DENY,
+            "approval_refused",
+            (),
+            {"detail": "by ops.cy"},
+            ": not delivered, refused by ops.cy",
+        ),
         (Verdict.DUPLICATE, "repeated", (), {}, " (again; counted once, see record 1)"),
         (Verdict.HOLD, "paused", ("p1",), {"detail": "bus is paused"}, " (waits: bus is paused)"),
     ],
@@ -181,6 +195,14 @@ def test_what_was_not_delivered_says_why(
     ledger.add("a.b", "it", 1, verdict=verdict, reason=reason, policies=policies, facts=facts)
 
     assert ledger.told() == [f"a.b reports it: 1{expected}"]
+
+
+def test_for_whom_a_task_is_asked_for_is_said() -> None:
+    """Policies decide about all of them, so who only sees the sender would not understand why."""
+    ledger = Ledger()
+    ledger.add("a.b", "do", 1, kind="task", to="do", onbehalfof="c.d,e.f")
+
+    assert ledger.told() == ["a.b asks for do on behalf of c.d, e.f"]
 
 
 def test_only_records_of_the_story_are_told() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -87,3 +87,10 @@ READERS: dict[str, Callable[[bytes], Any]] = {
     "Set<String>": _strings,
 }
 """By type: a reader of JSON text without white space around it, which raises NotOfType."""
+
+
+def written(value: Any) -> str:
+    """A value as people write it; what a reader gives has decimals as objects of Cedar's JSON."""
+    if isinstance(value, dict):
+        return str(cast("dict[str, dict[str, str]]", value)["__extn"]["arg"])
+    return str(value)

@@ -33,6 +33,7 @@ class Explanation(msgspec.Struct, frozen=True):
 
     Attributes:
         seq, time, by, kind, to, verdict, reason: of the record.
+        on_behalf_of: for whom it was sent; the rules were asked for each of them too.
         detail: a sentence for people; may be empty.
         ground: what decided, if it was not the rules alone.
         bundle: digest of the policies in force.
@@ -49,6 +50,7 @@ class Explanation(msgspec.Struct, frozen=True):
     by: str
     kind: str
     to: str
+    on_behalf_of: tuple[str, ...]
     verdict: str
     reason: str
     detail: str
@@ -95,6 +97,7 @@ def explain(record: Record, bundle: Bundle, in_force: int) -> Explanation:
         record.by,
         record.kind.value,
         record.to,
+        _whom(record),
         record.verdict.value,
         why.reason,
         str(why.facts.get("detail", "")),
@@ -124,6 +127,14 @@ def told(bundle: Bundle, name: str) -> Told:
 def _text(bundle: Bundle, rule: Rule) -> str:
     written = statements(bundle.files[rule.file])
     return next((s.text for s in written if s.line == rule.line), "")
+
+
+def _whom(record: Record) -> tuple[str, ...]:
+    try:
+        message = record.message()
+    except InvalidEnvelope:
+        return ()
+    return tuple(message.onbehalfof.split(",")) if message and message.onbehalfof else ()
 
 
 def _facts(record: Record, bundle: Bundle) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from policy.kit import EXAMPLES, MEMBERS, PERMIT
 from tidegate_policy.bundle import Bundle, Facts, Question
+from tidegate_policy.bundle.values import READERS, written
 from tidegate_policy.roster import Roster
 from tidegate_schemas.envelope import Envelope, decode
 from tidegate_schemas.errors import InvalidDocument, InvalidEnvelope, InvalidPolicy
@@ -85,6 +86,20 @@ def test_facts_are_what_the_data_says() -> None:
     assert seen(changed(note="x")) == {**SEEN, "note": "x"}
     assert seen(changed(note=None)) == SEEN
     assert seen(changed(more={"flag": 0})) == SEEN
+
+
+@pytest.mark.parametrize(
+    ("type_", "text", "expected"),
+    [
+        ("Decimal", b"2000", "2000.0000"),
+        ("Long", b"7", "7"),
+        ("String", b'"{x}"', "{x}"),
+        ("Set<String>", b'["b", "a"]', "['a', 'b']"),
+    ],
+)
+def test_a_fact_is_shown_as_people_write_it(type_: str, text: bytes, expected: str) -> None:
+    """Not as the object that Cedar's JSON makes of a decimal."""
+    assert written(READERS[type_](text)) == expected
 
 
 def test_what_is_not_declared_is_not_seen() -> None:

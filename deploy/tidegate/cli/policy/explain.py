@@ -17,6 +17,7 @@ from tidegate.cli.console import (
     print_json,
     verdict,
 )
+from tidegate_policy.bundle.values import written
 from tidegate_policy.replay import Explanation
 from tidegate_policy.replay import explain as explain_record
 from tidegate_policy.replay.explain import Told
@@ -48,7 +49,10 @@ def _show(found: Explanation) -> None:
         out.print(f"[bright_black]{name:<12}[/]{text}", highlight=False, soft_wrap=True)
 
     line(f"record {found.seq}", f"{found.time[:19].replace('T', ' ')} UTC")
-    line("message", f"{found.kind} of {clean(found.by)} to {clean(found.to)}")
+    whom = f", on behalf of {clean(', '.join(found.on_behalf_of))}" if found.on_behalf_of else ""
+    line("message", f"{found.kind} of {clean(found.by)} to {clean(found.to)}{whom}")
+    if whom:
+        line("", "the rules must permit it to each of them")
     line("verdict", f"{verdict(found.verdict)}, {found.reason}")
     if found.ground:
         line("", found.ground)
@@ -57,7 +61,7 @@ def _show(found: Explanation) -> None:
     since = f"since record {found.in_force}" if found.in_force else "from the beginning"
     line("bundle", f"{found.bundle}, in force {since}")
     for name, value in found.facts.items():
-        line("fact", f"{name} = {clean(str(value))}")
+        line("fact", f"{name} = {clean(written(value))}")
     for obligation in found.obligations:
         line("obliges to", clean(obligation.partition("#")[0]))
     for rule in found.rules:

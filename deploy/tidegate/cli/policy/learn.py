@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tidegate.audit import Audit
-from tidegate.cli.console import ProjectOption, StateOption, err
+from tidegate.cli.console import ProjectOption, StateOption, clean, err
 from tidegate_policy.replay import Lesson
 from tidegate_policy.replay.line import read_line
 from tidegate_schemas.errors import InvalidInput
@@ -50,6 +50,7 @@ def learn(
     )
     if to:
         to.write_text(text, "utf-8")
-        err.print(f"{len(lesson.rights):,} rights in {to}", highlight=False)
+        rights = "1 right" if len(lesson.rights) == 1 else f"{len(lesson.rights):,} rights"
+        err.print(f"{rights} in {clean(str(to))}", highlight=False)
     else:
         sys.stdout.write(text)
