@@ -20,6 +20,10 @@ from tidegate_schemas.vocabulary import OPERATOR
 
 from .project import State, address, client_tls, find_project
 
+NEITHER = (
+    "{!r} is neither a folder nor the digest of a bundle; `tidegate policy history` lists them"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -88,9 +92,9 @@ class Audit:
         folder = Path(named)
         if folder.is_dir():
             return load_bundle(folder)
-        if set(named.removeprefix("sha256:")) <= set("0123456789abcdef") and len(named) >= 4:
+        if is_digest(named):
             return shelf.bundle(named)
-        raise InvalidInput(f"{named!r} is neither a folder nor the digest of a bundle")
+        raise InvalidInput(NEITHER.format(named))
 
     def record(self, seq: int) -> Record:
         """One record.
@@ -114,6 +118,11 @@ class Audit:
         traceback: TracebackType | None,
     ) -> None:
         self.reader.close()
+
+
+def is_digest(text: str) -> bool:
+    """Whether a text may be the digest of a bundle, or its first digits."""
+    return set(text.removeprefix("sha256:")) <= set("0123456789abcdef") and len(text) >= 4
 
 
 def moment(text: str, now: int) -> int:

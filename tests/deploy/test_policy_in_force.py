@@ -57,12 +57,20 @@ def test_policies_come_into_force_and_go_back_while_the_stack_runs(
     assert "an incident" in here("policy", "history").out
 
 
-@pytest.mark.parametrize("arguments", [("rollback", "00000000"), ("activate", "no-such-folder")])
+@pytest.mark.parametrize(
+    ("command", "bundle", "why"),
+    [
+        ("rollback", "00000000", "the ledger has no bundle 00000000"),
+        ("activate", "00000000", "the ledger has no bundle 00000000"),
+        ("activate", "no-such-folder", "is neither a folder nor the digest of a bundle"),
+    ],
+)
 def test_what_the_ledger_does_not_have_cannot_be_activated(
-    here: Program, arguments: tuple[str, str]
+    here: Program, command: str, bundle: str, why: str
 ) -> None:
     """It is bad input, and nothing changes."""
-    assert here("policy", *arguments).status == 2
+    done = here("policy", command, bundle)
+    assert (done.status, why in done.err) == (2, True)
 
 
 def test_who_may_not_put_policies_in_force_does_not(here: Program, stricter: Path) -> None:
@@ -93,7 +101,11 @@ def test_a_report_goes_with_the_activation(here: Program, stricter: Path, tmp_pa
         done = here("policy", "activate", str(stricter), "--report", str(path))
         assert (done.status, why in done.err) == (2, True)
     assert here("policy", "activate", str(stricter), "--report", str(file)).status == 0
-    assert here("policy", "rollback").status == 0
+    other = here("policy", "rollback", "--report", str(file))
+    assert (other.status, "its report is about another change" in other.err) == (3, True)
+    back = tmp_path / "back.json"
+    assert here("policy", "diff", "--bundle", report["from"], "--report", str(back)).status == 0
+    assert here("policy", "rollback", "--report", str(back)).status == 0
 
 
 def test_up_says_it_when_changed_policies_do_not_come_into_force(

@@ -86,7 +86,10 @@ class Shelf:
         wanted = f"sha256:{digest.removeprefix('sha256:')}"
         found = [known for known in self.files if known.startswith(wanted)]
         if len(found) != 1:
-            raise InvalidInput(f"the ledger has {len(found) or 'no'} bundles {digest[:80]}")
+            many = f"{len(found)} bundles" if found else "no bundle"
+            raise InvalidInput(
+                f"the ledger has {many} {digest[:80]}; `tidegate policy history` lists all"
+            )
         return found[0]
 
 

@@ -73,7 +73,7 @@ def test_a_bundle_is_found_by_its_digest_or_the_beginning_of_it() -> None:
         assert found.bundle(named).files == new.files
     assert found.bundle(genesis().bundle.digest).digest == genesis().bundle.digest
     for named in ("sha256:", "0" * 64, "sha512:00"):
-        with pytest.raises(InvalidInput, match="bundles"):
+        with pytest.raises(InvalidInput, match="bundle"):
             found.bundle(named)
 
 

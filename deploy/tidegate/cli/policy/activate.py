@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from tidegate import policies
+from tidegate.audit import NEITHER, is_digest
 from tidegate.cli.commands import buses, held
 from tidegate.cli.console import (
     AsOption,
@@ -31,6 +32,10 @@ from tidegate_schemas.subjects import Verdict
 from tidegate_schemas.vocabulary import OPERATOR
 
 ReasonOption = Annotated[str, typer.Option(help="Why; the ledger keeps it.")]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option(help="What it changes: the file that `tidegate policy diff --report` wrote."),
+]
 
 
 def activate(
@@ -38,10 +43,7 @@ def activate(
         str | None,
         typer.Argument(help="Folder of a bundle (by default the project's), or a digest."),
     ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(help="What it changes: the file that `tidegate policy diff --report` wrote."),
-    ] = None,
+    report: ReportOption = None,
     reason: ReasonOption = "",
     principal: AsOption = str(OPERATOR),
     project: ProjectOption = None,
@@ -54,7 +56,7 @@ def activate(
     activate the next one, is refused, and the one before stays in force. Exit status 3 when it is
     refused.
     """
-    given = _report(report) if report else None
+    given = read_report(report)
     receipt, digest = run_async(_activate(bundle, given, reason, principal, project, state))
     say(receipt, digest, as_json)
 
@@ -84,15 +86,19 @@ def _loaded(bundle: str | None, project: Path | None, known: Shelf) -> Bundle:
         return load_bundle(find_project(project or Path.cwd()) / "policy")
     if Path(bundle).is_dir():
         return load_bundle(Path(bundle))
+    if not is_digest(bundle):
+        raise InvalidInput(NEITHER.format(bundle))
     return known.bundle(bundle)
 
 
-def _report(path: Path) -> Report:
-    """What an activation carries of a report.
+def read_report(path: Path | None) -> Report | None:
+    """What an activation carries of a report, if there is one.
 
     Raises:
         InvalidInput: the file cannot be read, is no report, or was changed.
     """
+    if path is None:
+        return None
     try:
         document: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         said = document.pop("digest", None)
