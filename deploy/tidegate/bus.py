@@ -92,7 +92,8 @@ class Bus:
         if not where.keyring.path(who).exists():
             raise InvalidInput(
                 f"there is no principal {who} here, or the stack has not been started since it was "
-                f"named; publishers stand in tidegate.yaml, agents in agents/"
+                "named; publishers stand in tidegate.yaml, agents in agents/, and "
+                "`tidegate identity add` lets others in"
             )
         key, tls = where.keyring.path(who), client_tls(where)
         return await cls.connect(url, principal, key, tls=tls, window=window)

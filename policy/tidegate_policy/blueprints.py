@@ -21,6 +21,11 @@ class Blueprints:
         self._names: dict[str, str] = {}
         self._steps: dict[str, dict[str, str]] = {}
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Of all blueprints."""
+        return frozenset(self._names.values())
+
     def name(self, digest: str | None) -> str:
         """Of the blueprint with this digest; empty if there is none."""
         return self._names.get(digest, "") if digest else ""

@@ -362,3 +362,11 @@ def test_a_key_that_others_may_read_is_not_used(tidegate: Program, project: Path
 
     assert done.status == 2
     assert f"chmod 600 {seed}" in done.json["error"]["message"]
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "quarantine", "kill", "release"])
+def test_the_help_of_a_control_says_what_a_target_is(tidegate: Program, command: str) -> None:
+    """There, not in the help of another command."""
+    shown = " ".join(tidegate("control", command, "--help").out.split())
+
+    assert "team:NAME, agent:TEAM.NAME, capability:NAME, blueprint:NAME or run:ID" in shown

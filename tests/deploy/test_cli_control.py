@@ -113,10 +113,20 @@ def test_what_cannot_be_followed_is_denied_with_the_reason(here: Program) -> Non
 
 def test_whom_nobody_knows_is_said(here: Program) -> None:
     """A slip of the pen stops nothing; the one who made it should know."""
-    for target in ("agent:front-desk.greter", "team:nobody", "capability:greeting.wrte"):
+    for target in (
+        "agent:front-desk.greter",
+        "team:nobody",
+        "capability:greeting.wrte",
+        "blueprint:greet-visitr",
+    ):
         done = here("control", "pause", target)
         assert (done.status, f"nothing is known of {target}" in done.err) == (0, True)
-        assert here("control", "resume", target).status == 0
+        assert "it holds once there is something" in done.err
+        back = here("control", "resume", target)
+        assert (back.status, "it holds" in back.err) == (0, False)
+    slip = here("control", "pause", "agent:front-desk.greter")
+    assert f"did you mean {GREETER}?" in slip.err
+    assert here("control", "resume", "agent:front-desk.greter").status == 0
 
 
 def test_a_command_that_takes_two_waits_and_tells_how_to_go_on(here: Program) -> None:
@@ -166,7 +176,7 @@ def test_two_agree_to_what_is_shown(here: Program) -> None:
     assert "[hello]" in shown.out
     assert (whole["envelope"]["data"], whole["agreed"]) == ("[hello]", [])
     assert (own.status, "none of those who are asked" in own.err) == (3, True)
-    assert "it waits on: 2 of ops.ann ops.bob within 1h" in said(one)
+    assert "it waits on: 2 of ops.ann ops.bob within 1h; agreed so far: ops.ann" in said(one)
     assert f"message {row['message']} policies {row['bundle']}" in said(one)
     assert now["agreed"] == ["ops.ann"]
     assert (twice.status, "ops.ann has agreed already" in twice.err) == (3, True)

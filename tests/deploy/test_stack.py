@@ -316,7 +316,7 @@ async def test_a_stack_may_run_without_some_agents(project: Path) -> None:
         assert [child.name for child in hello.stack.children] == ["coordinator", "gateway"]
         async with await hello.bus() as operator:
             records = [record async for record in operator.records()]
-        with pytest.raises(InvalidInput, match=r"no principal outside\.nobody .*tidegate\.yaml"):
+        with pytest.raises(InvalidInput, match=r"no principal outside\.nobody .*identity add"):
             await hello.bus("outside.nobody")
         with pytest.raises(InvalidInput, match=r"write it as team\.name"):
             await hello.bus("nobody")

@@ -43,7 +43,7 @@ _END_SECONDS = 10.0
 _SECOND = 1_000_000_000
 
 SeqArgument = Annotated[
-    int, typer.Argument(metavar="SEQ", min=1, help="Ledger record that holds the message.")
+    int, typer.Argument(metavar="RECORD", min=1, help="Ledger record that holds the message.")
 ]
 ReasonOption = Annotated[str, typer.Option(help="Why; it stands in the ledger.")]
 
@@ -152,7 +152,8 @@ def _speak(
     if end := said["end"]:
         out.print(f"{verdict(end['verdict'])} as record {end['record']}: {clean(end['detail'])}")
     elif said["asked"]:
-        out.print(f"it waits on: {clean('; '.join(said['asked']))}")
+        agreed = ", ".join(said["agreed"]) or "nobody"
+        out.print(f"it waits on: {clean('; '.join(said['asked']))}; agreed so far: {agreed}")
     else:
         out.print("all have agreed; it waits on for something else, see `tidegate control show`")
 
@@ -181,7 +182,7 @@ async def _opine(
                 async with asyncio.timeout(_END_SECONDS):
                     end = await _end(operator, after, seq, receipt.seq)
     return {
-        **_row(now, hold),
+        **_row(after, after.holds.get(seq) or hold),
         "opinion": receipt.seq,
         "asked": [_says(rule) for rule in asked],
         "end": end,

@@ -13,6 +13,7 @@ from tidegate.bus import Bus
 from tidegate.deliveries import misaligned, stops
 from tidegate.governance import held_by, missing, standing, state_of
 from tidegate_bus.broker.pauses import Feed, feeds
+from tidegate_policy.bundle.faults import meant
 from tidegate_policy.controls import Controls
 from tidegate_policy.state import State
 from tidegate_schemas import vocabulary
@@ -36,10 +37,9 @@ from .console import (
     table,
 )
 
-app = group(
-    "Stop what goes wrong, and let it go on. A TARGET is bus, team:NAME, agent:TEAM.NAME, "
-    "capability:NAME, blueprint:NAME or run:ID."
-)
+_TARGETS = "bus, team:NAME, agent:TEAM.NAME, capability:NAME, blueprint:NAME or run:ID"
+
+app = group(f"Stop what goes wrong, and let it go on. A TARGET is {_TARGETS}.")
 
 _APPLY_SECONDS = 15.0
 _POLL_SECONDS = 0.02
@@ -50,9 +50,10 @@ _DONE = {
     vocabulary.CONTROL_KILL: "killed",
     vocabulary.CONTROL_RELEASE: "released",
 }
+_STOPPING = (vocabulary.CONTROL_PAUSE, vocabulary.CONTROL_QUARANTINE, vocabulary.CONTROL_KILL)
 _STYLES = {"paused": "yellow", "quarantined": "yellow", "killed": "red"}
 
-TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", help="What; see above.")]
+TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", help=f"What: {_TARGETS}.")]
 ReasonOption = Annotated[str, typer.Option(help="Why; it stands in the ledger.")]
 
 
@@ -184,7 +185,9 @@ def _command(
     by = f" by {', '.join(done['policies'])}" if done["policies"] else ""
     out.print(f"[green]{_DONE[command]}[/green] {clean(text)}{by}; ledger record {done['record']}")
     if not done["known"]:
-        err.print(f"nothing is known of {clean(text)}; it holds once there is something")
+        later = "; it holds once there is something" if command in _STOPPING else ""
+        hint = f"; {clean(done['meant'])}" if done["meant"] else ""
+        err.print(f"nothing is known of {clean(text)}{later}{hint}")
     for feed in done["deliveries"]:
         words = "gets nothing" if feed["paused"] else "gets what was admitted"
         out.print(f"{feed['agent']} {words}; {feed['waiting']} wait, {feed['out']} in work")
@@ -207,7 +210,7 @@ async def _order(
         receipt = await say(sender, command, Order(str(target), reason))
         now = await state_of(operator.ledger, receipt.seq)
         found = await _until_aligned(operator, target, receipt, project, state)
-        known = _is_known(now, target)
+        known = _known(now, target.what)
         released = sum(
             not missing(now, hold) and not now.stopped(hold.by, hold.kind, hold.to, hold.envelope)
             for hold in now.holds
@@ -218,7 +221,8 @@ async def _order(
         "command": command,
         "target": str(target),
         "policies": list(receipt.policies),
-        "known": known,
+        "known": known is None or str(target) in known,
+        "meant": meant(str(target), known or ()),
         "released": released,
         "held": held,
         "deliveries": [_row(feed) for feed in found],
@@ -249,17 +253,20 @@ async def _until_aligned(
             await asyncio.sleep(_POLL_SECONDS)
 
 
-def _is_known(state: State, target: Target) -> bool:
-    """Whether the ledger knows somebody or something by that name. Of runs nobody can tell."""
-    match target.what:
+def _known(state: State, what: What) -> set[str] | None:
+    """The targets of a kind that the ledger knows; None where nobody can tell."""
+    match what:
         case What.TEAM:
-            return any(name.partition(".")[0] == target.name for name in state.roster.members)
+            names = frozenset(name.partition(".")[0] for name in state.roster.members)
         case What.AGENT:
-            return target.name in state.roster.members
+            names = frozenset(state.roster.members)
         case What.CAPABILITY:
-            return target.name in state.roster.providers
+            names = frozenset(state.roster.providers)
+        case What.BLUEPRINT:
+            names = state.blueprints.names
         case _:
-            return True
+            return None
+    return {str(Target(what, name)) for name in names}
 
 
 async def _stopped(project: Path | None, state: Path | None) -> list[dict[str, Any]]:
