@@ -56,6 +56,10 @@ RECORDS = Counter("tidegate_records", "Records written to the ledger", ["verdict
 TAIL = Gauge("tidegate_ledger_seq", "Sequence of the last record")
 REMEMBERED = Gauge("tidegate_dedupe_entries", "Envelope ids that are remembered")
 HELD = Gauge("tidegate_held", "Messages that wait for an approval or the end of a pause")
+DECISIONS = Gauge(
+    "tidegate_policy_decisions", "Decisions of the policies in force: remembered or not", ["how"]
+)
+MEMORY = Gauge("tidegate_policy_memory_bytes", "What remembered decisions take, roughly")
 DECIDED = Histogram(
     "tidegate_submission_seconds",
     "From the submission's storage to its record's",
@@ -301,6 +305,10 @@ class Gateway:
         while True:
             REMEMBERED.set(len(state.window))
             HELD.set(len(state.holds))
+            counters = state.snapshot.counters
+            for how in ("hits", "misses", "uncached", "checked"):
+                DECISIONS.labels(how).set(getattr(counters, how))
+            MEMORY.set(counters.bytes)
             self._health.beat(bundle=state.library.active, held=len(state.holds))
             await asyncio.sleep(_BEAT_SECONDS)
             # Not before: a start that fails again at its first append has mended nothing.

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 import pytest
+from prometheus_client import REGISTRY
 
 from policy.rig import Sender, check, event, running, sending, settled
 from support import AGENT, CAPABILITY, OTHER, PUBLISHER, Broker, until
@@ -197,3 +198,18 @@ async def test_health_tells_the_bundle(broker: Broker) -> None:
         publisher = await broker.publisher()
         await publisher.publish(Envelope.new("x.y"))
         assert (await broker.records())[0].why.bundle == report["bundle"]
+
+
+async def test_metrics_tell_what_is_remembered_of_the_policies(broker: Broker) -> None:
+    """How many decisions Cedar made, how many were remembered, and the memory that takes."""
+
+    def value(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(name, labels) or 0.0
+
+    async with running(broker):
+        publisher = await broker.publisher()
+        for number in range(5):
+            await publisher.publish(Envelope.new("x.y", id=str(number)))
+        await until(lambda: value("tidegate_policy_decisions", how="hits") == 4)
+        assert value("tidegate_policy_decisions", how="misses") == 1
+        assert value("tidegate_policy_memory_bytes") > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tidegate_policy.engine import Counters
 from tidegate_policy.obligations import NONE, Obligations, merge
 from tidegate_policy.roster import Roster
 from tidegate_schemas.subjects import Kind
@@ -79,6 +80,11 @@ class Snapshot:
         self._enforced = bundle.enforced.of(entities)
         self._shadowed = bundle.shadowed.of(entities) if bundle.shadowed else None
         self._redacting = bundle.redacting.of(entities) if bundle.redacting else None
+
+    @property
+    def counters(self) -> Counters:
+        """What was remembered of the policies in force, and what that takes."""
+        return self._enforced.counters
 
     def ask(self, question: Question) -> Answer:
         """Authorize a message."""
