@@ -90,6 +90,32 @@ def test_a_bundle_that_locks_out_is_refused(here: Program, tmp_path: Path) -> No
     assert here("publish", "greeting.requested", "{}").status == 0
 
 
+def test_an_activation_that_somebody_must_agree_to_is_not_in_force(
+    here: Program, tidegate: Shell, tmp_path: Path
+) -> None:
+    """A program that goes on only with policies in force sees it by the exit status."""
+    for path in (tidegate.folder / "policy").glob("*.cedar"):
+        (tmp_path / path.name).write_text(path.read_text())
+    asked = tmp_path / "asked.cedar"
+    asked.write_text(
+        '@id("two-decide") @require_approval("1 of front-desk.greeter") permit (principal,'
+        ' action in Action::"control", resource == Command::"policy.activate")\n'
+        'when { context.to == "policy.activate" };'
+        '@id("answers") permit (principal == Agent::"front-desk.greeter",'
+        ' action in Action::"control", resource == Command::"approval.grant");'
+    )
+    assert here("policy", "activate", str(tmp_path)).status == 0
+    waits = here("policy", "rollback")
+    found = here("policy", "rollback", "--json")
+    seq = str(found.json["error"]["seq"])
+    assert (waits.status, found.status) == (1, 1)
+    assert "waits for approval: 1 of front-desk.greeter" in waits.err
+    assert here("approvals", "grant", seq, "--as", "front-desk.greeter").status == 0
+    last = here("policy", "history", "--json").json[-1]
+    assert (last["what"], last["record"] > int(seq)) == ("in force", True)
+    assert last["bundle"] != digest(here, tmp_path)
+
+
 def test_a_report_goes_with_the_activation(here: Program, stricter: Path, tmp_path: Path) -> None:
     """What `diff` wrote is taken as it is, and not once it was changed."""
     file = tmp_path / "report.json"
