@@ -241,6 +241,21 @@ def test_names_stay_whole_in_a_narrow_terminal() -> None:
     assert name in narrow.export_text()
 
 
+def test_a_table_that_does_not_fit_becomes_lines() -> None:
+    """Words cut up into columns of two letters can be read by nobody."""
+    rows = [("[red]bus[/]", "killed", "tidegate.operator", "it\\[x]", None)] * 2
+    columns = ("target", "is", "by", "reason", "waiting")
+    narrow, wide = (Console(width=w, file=io.StringIO(), record=True) for w in (40, 80))
+    for console in (narrow, wide):
+        console.print(table("", columns, rows))
+
+    block = (
+        "target   bus\nis       killed\nby       tidegate.operator\nreason   it[x]\nwaiting  -\n"
+    )
+    assert narrow.export_text() == f"{block}\n{block}"
+    assert "│ bus    │ killed │" in wide.export_text()
+
+
 def test_quiet_leaves_only_what_goes_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     """Warnings, errors, and whatever is not structured."""
     printer = LinePrinter(quiet=True)

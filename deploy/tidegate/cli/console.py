@@ -12,9 +12,10 @@ from typing import Annotated, Any, TypeVar
 
 import structlog
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from tidegate_schemas.errors import TidegateError
 
@@ -40,6 +41,8 @@ AsOption = Annotated[
     str, typer.Option("--as", help="Principal to act as, team.name; its key must be at hand.")
 ]
 
+_MANY, _READABLE = 4, 10
+"""From how many columns on a table may be too narrow to read, and how wide each should be."""
 VERDICT_STYLES = {
     "allow": "green",
     "deny": "red",
@@ -76,14 +79,47 @@ def clean(text: str) -> str:
     return escape("".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text))
 
 
-def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
+class _Rows:
+    """A table; on a terminal that is too narrow to read one, a block of lines for each row."""
+
+    def __init__(self, title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+        self._title, self._columns = title, tuple(columns)
+        self._rows = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if len(self._columns) < _MANY or self._least() <= options.max_width:
+            yield self._table()
+            return
+        if self._title:
+            yield Text.from_markup(self._title)
+        wide = max(map(len, self._columns))
+        for number, row in enumerate(self._rows):
+            if number:
+                yield Text()
+            for name, cell in zip(self._columns, row, strict=True):
+                shown = cell.replace("\n", ", ")
+                yield Text.from_markup(f"[bold]{name:<{wide}}[/]  {shown}", emoji=False)
+
+    def _least(self) -> int:
+        """The width below which words are cut up everywhere."""
+        widths = [
+            max((Text.from_markup(cell).cell_len for cell in (name, *cells)), default=0)
+            for name, *cells in zip(self._columns, *self._rows, strict=True)
+        ]
+        return sum([widths[0], *(min(w, _READABLE) for w in widths[1:])]) + 3 * len(widths) + 1
+
+    def _table(self) -> Table:
+        made = Table(title=self._title or None, title_justify="left", header_style="bold")
+        for number, column in enumerate(self._columns):
+            made.add_column(column, overflow="fold", no_wrap=number == 0)
+        for row in self._rows:
+            made.add_row(*row)
+        return made
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> RenderableType:
     """A table of text; None is shown as a dash. What it is about, first, is never folded."""
-    made = Table(title=title or None, title_justify="left", header_style="bold")
-    for number, column in enumerate(columns):
-        made.add_column(column, overflow="fold", no_wrap=number == 0)
-    for row in rows:
-        made.add_row(*("-" if cell is None else str(cell) for cell in row))
-    return made
+    return _Rows(title, columns, rows)
 
 
 def verdict(name: str, width: int = 0) -> str:
