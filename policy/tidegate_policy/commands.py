@@ -35,6 +35,10 @@ FOLLOWED = COMMANDS | {
 whatever policy says of redaction."""
 
 
+NO_REPORT = "the settings demand a report of what it changes; make one with `tidegate policy diff`"
+"""Detail of the denial; an auditor knows the setting by it."""
+
+
 def check_command(
     state: State, limits: Limits, by: str, to: str, envelope: Envelope, now: int
 ) -> None:
@@ -70,11 +74,8 @@ def _check_activation(state: State, limits: Limits, by: str, activation: Activat
         raise InvalidEnvelope("data", f"{activation.bundle} is in force already")
     bundle = library.bundle(activation.bundle)
     report = activation.report
-    if report is None and limits.report:
-        raise InvalidEnvelope(
-            "data",
-            "the settings demand a report of what it changes; make one with `tidegate policy diff`",
-        )
+    if report is None and limits.report and library.begun:  # before, there is nothing to compare
+        raise InvalidEnvelope("data", NO_REPORT)
     if report and (report.before, report.after) != (library.active, activation.bundle):
         raise InvalidEnvelope("data", "its report is about another change; make a new one")
     # Nobody can mend a bundle under which nobody may activate the next one.

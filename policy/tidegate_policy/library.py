@@ -35,6 +35,11 @@ class Library:
     def __contains__(self, digest: str) -> bool:
         return digest == self._genesis.digest or digest in self._files
 
+    @property
+    def begun(self) -> bool:
+        """Whether another bundle than the first one is in force."""
+        return self.active != self._genesis.digest
+
     def bundle(self, digest: str) -> Bundle:
         """A bundle, ready to be asked.
 

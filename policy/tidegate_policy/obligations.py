@@ -268,6 +268,8 @@ def _budget(policy: str, text: str) -> Budget:
             f"@budget({text!r}) says not what to reserve; without that a task could cost more "
             "than is left. Add e.g. `reserve 0.5`: the most that one task may cost"
         )
+    if reserve > amount(found["limit"]):
+        raise ValueError(f"@budget({text!r}) reserves more than there is; nothing would ever fit")
     seconds = _seconds("budget", found["window"]) if found["window"] else 0
     return Budget(policy, unit, amount(found["limit"]), seconds, scope, reserve)
 

@@ -311,11 +311,12 @@ def test_nobody_locks_everybody_out() -> None:
 
 
 def test_a_report_may_be_demanded() -> None:
-    """And it must be about this change."""
+    """And it must be about this change; of the first bundle there is nothing to compare."""
     from tidegate_policy.decide import Limits
 
     old, new = policies(OPEN), policies(OPEN + "// new")
-    office = Office(old, limits=Limits(256 * 1024, report=True))
+    office = Office(policies(OPEN + "// first"), limits=Limits(256 * 1024, report=True))
+    assert said(office.activate(ANN, old)) == [(ALLOW, Reason.PERMITTED)]
     assert "demand a report" in refused(office.activate(ANN, new))
     report = {"digest": "sha256:" + "0" * 64, "before": old.digest, "after": new.digest}
     counts = dict.fromkeys(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from policy.kit import EXAMPLES
 from policy.office import ANN, ASKER, COORDINATOR, OPEN, PAYER, SECOND, Office, policies
 from tidegate_policy.obligations import NANO, amount, amount_text
 from tidegate_schemas.envelope import Envelope
+from tidegate_schemas.errors import InvalidPolicy
 from tidegate_schemas.record import Reason, Record
 from tidegate_schemas.subjects import Verdict
 
@@ -189,3 +191,9 @@ def test_no_window_spends_more_than_its_budget(steps: list[tuple[str, str]], ran
         for hour in set(window.values()):
             total = sum(spent[name] for name, at_hour in window.items() if at_hour == hour)
             assert total <= amount("3")
+
+
+def test_a_reserve_above_its_limit_is_refused() -> None:
+    """Nothing would ever fit, which nobody means."""
+    with pytest.raises(InvalidPolicy, match="nothing would ever fit"):
+        office('@budget("usd:1/1d reserve 2")')

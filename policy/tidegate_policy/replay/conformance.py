@@ -13,6 +13,7 @@ import msgspec
 
 from tidegate_bus.ingress import Submission
 from tidegate_policy.bundle import Snapshot
+from tidegate_policy.commands import NO_REPORT
 from tidegate_policy.decide import MAX_LIMIT, Decision, Limits, decide, record, resolve
 from tidegate_policy.genesis import genesis
 from tidegate_policy.holds import Hold
@@ -40,7 +41,6 @@ class Conformance:
 
     Args:
         window: length in seconds and entries of the dedupe window, as the gateway had it.
-        report: whether activations had to name a report.
         start: bundle and roster where the ledger begins.
 
     Attributes:
@@ -50,10 +50,7 @@ class Conformance:
         bundles: digests of those under which they were decided, and how many under each.
     """
 
-    def __init__(
-        self, window: tuple[float, int], *, report: bool = False, start: Snapshot | None = None
-    ) -> None:
-        self._limits = Limits(MAX_LIMIT, report)  # what is larger says so itself
+    def __init__(self, window: tuple[float, int], *, start: Snapshot | None = None) -> None:
         self._state = State(start or genesis(), Window(*window))
         self._now = 0
         self.records = 0
@@ -70,7 +67,7 @@ class Conformance:
         except (InvalidRecord, InvalidEnvelope, ValueError) as error:
             return [Difference(seq, f"cannot be read: {error}")]
         found: list[Difference] = []
-        if there.ingress.n == 0 and self._consequence(self._now):
+        if there.ingress.n == 0 and self._consequence(self._now, _limits(there)):
             found.append(Difference(seq, "comes before a consequence of the last submission"))
         self._now = now
         self.bundles[there.why.bundle] = self.bundles.get(there.why.bundle, 0) + 1
@@ -85,7 +82,7 @@ class Conformance:
     def _compare(self, seq: int, there: Record, payload: bytes, now: int) -> str:
         hold: Hold | None = None
         if there.ingress.n:
-            consequence = self._consequence(now)
+            consequence = self._consequence(now, _limits(there))
             if consequence is None:
                 return f"{_told(there)}, where nothing follows from the submission any more"
             decision, hold = consequence
@@ -95,7 +92,7 @@ class Conformance:
         else:
             submission, known = _submission(there)
             if known:
-                decision = decide(self._state, self._limits, submission, now)
+                decision = decide(self._state, _limits(there), submission, now)
             elif self._withheld(there):
                 self.unknown += 1
                 decision = Decision(
@@ -125,15 +122,23 @@ class Conformance:
             return bool(self._state.snapshot.bundle.redactions)
         return why.reason == Reason.OVERSIZED
 
-    def _consequence(self, now: int) -> tuple[Decision, Hold] | None:
+    def _consequence(self, now: int, limits: Limits) -> tuple[Decision, Hold] | None:
         """What follows next from the last submission."""
         state = self._state
         while state.due:
             if hold := state.holds.get(state.due.popleft()):
-                decision = resolve(state, self._limits, hold, now)
+                decision = resolve(state, limits, hold, now)
                 if decision:
                     return decision, hold
         return None
+
+
+def _limits(there: Record) -> Limits:
+    """The gateway's own limits when it wrote a record; they stand in no ledger.
+
+    What was too large says so itself, and so does an activation to which a report was missing.
+    """
+    return Limits(MAX_LIMIT, there.why.facts.get("detail") == NO_REPORT)
 
 
 def _submission(there: Record) -> tuple[Submission, bool]:

@@ -16,6 +16,7 @@ from tidegate_policy.decide import Limits
 from tidegate_policy.replay import Conformance, Difference
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.record import Record, decode_record, encode_record
+from tidegate_schemas.subjects import Verdict
 
 CAREFUL = """
 @id("all") permit (principal, action, resource);
@@ -211,3 +212,18 @@ def test_bytes_that_are_no_record_are_a_difference() -> None:
 
     assert differences[0].seq == 2
     assert "cannot be read" in differences[0].what
+
+
+def test_settings_may_change_over_the_life_of_a_ledger() -> None:
+    """What no ledger holds is taken from what its records say: a size, a report that was missing."""
+    office = Office(bundle(OPEN), limits=Limits(20_000))
+    office.one(PAYER, Envelope.new("thing", "x" * 10_000))
+    first, second = (bundle(OPEN + f"// {n}") for n in "12")
+    office.activate(BOB, first)
+    office.limits = Limits(5_000, report=True)
+    office.restart()
+    office.one(PAYER, Envelope.new("thing", "x" * 10_000))
+    (denied,) = office.activate(BOB, second)
+    assert denied.verdict is Verdict.DENY
+
+    assert checked(office) == []

@@ -31,7 +31,7 @@ def verify(
     with Audit(project, state) as audit:
         span = audit.span(since, None)
         window = settings.dedupe_window, settings.dedupe_entries
-        check = Conformance(window, report=settings.policy_report)
+        check = Conformance(window)
         with progress("policy verify", span.last, hidden=as_json) as on_progress:
             for entries in audit.reader.read(1, span.last):
                 for seq, payload in entries:
