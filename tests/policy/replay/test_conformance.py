@@ -215,7 +215,7 @@ def test_bytes_that_are_no_record_are_a_difference() -> None:
 
 
 def test_settings_may_change_over_the_life_of_a_ledger() -> None:
-    """What no ledger holds is taken from what its records say: a size, a report that was missing."""
+    """What no ledger holds, its records tell: a size, a report that was missing."""
     office = Office(bundle(OPEN), limits=Limits(20_000))
     office.one(PAYER, Envelope.new("thing", "x" * 10_000))
     first, second = (bundle(OPEN + f"// {n}") for n in "12")
