@@ -23,6 +23,8 @@ def test_both_ways_are_measured_for_both_sizes() -> None:
             assert figures[f"{rules} rules: {what}"].value > 0
         assert 0 < figures[f"{rules} rules: hits of the last third"].value <= 100
         assert 0 < figures[f"{rules} rules: remembered decisions"].value <= 600
+    for what in ("by Cedar", "remembered", "first of a flow"):
+        assert figures[f"500 rules, most for others: {what}"].value > 0
     # 250 decisions, of 25 topics.
     assert figures["250 different: remembered at most"].value == 275
     assert all(math.isfinite(figure.value) for figure in figures.values())
@@ -43,4 +45,4 @@ def test_it_prints_json(
     body = json.loads(capsys.readouterr().out)
     assert not end.value.code
     assert body["bench"] == "decide"
-    assert len(body["figures"]) == 17
+    assert len(body["figures"]) == 20

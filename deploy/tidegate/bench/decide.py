@@ -9,13 +9,23 @@ import resource
 import statistics
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Sequence
-from itertools import islice
+from itertools import chain, islice
 
 from tidegate_policy.engine import Counters, Difference, Engine, Limits
 
 from .load import Figure, OnProgress
-from .rulebook import CONTEXTS, SCHEMA, Request, Stream, distinct, organisation, rules
+from .rulebook import (
+    CONTEXTS,
+    SCHEMA,
+    Request,
+    Stream,
+    distinct,
+    organisation,
+    rules,
+    rules_of_others,
+)
 
 _FLOWS = 879
 _SIZES = (20, 500)
@@ -23,6 +33,11 @@ _ROUNDS = 9
 _ROUND = 200
 _REPEATS = 20
 """How often more remembered decisions are timed than others: they are so much shorter."""
+_RULES = {
+    **{f"{size} rules": rules(size) for size in _SIZES},
+    f"{_SIZES[-1]} rules, most for others": rules_of_others(_SIZES[-1]),
+}
+"""What a remembered decision costs hangs on the rules for it, not on how many there are."""
 _MIB = 2**20
 
 
@@ -36,17 +51,18 @@ def decide(messages: int, keys: int, on_progress: OnProgress) -> list[Figure]:
     """
     clock = _Clock(on_progress)
     bound = _bound(keys, clock)  # first: the process only ever grows
+    costs = _costs(clock)
     figures: list[Figure] = []
     for size in _SIZES:
-        figures += _costs(size, clock)
+        figures += costs.pop(f"{size} rules")
         figures += _stream(size, messages, clock)
-    return [*figures, *bound]
+    return [*figures, *chain.from_iterable(costs.values()), *bound]
 
 
 def requests(messages: int, keys: int) -> int:
     """How many requests `decide` decides in all."""
     costs = _FLOWS + 2 * _ROUND + _ROUNDS * (_ROUND + _ROUND * _REPEATS)
-    return keys + len(_SIZES) * (costs + messages // 3 * 3)
+    return keys + len(_RULES) * costs + len(_SIZES) * (messages // 3 * 3)
 
 
 class _Clock:
@@ -68,29 +84,38 @@ class _Clock:
         return took / len(requests) * 1e6
 
 
-def _costs(size: int, clock: _Clock) -> list[Figure]:
-    """The same requests, remembered and not."""
-    cached, uncached = _engine(size), _engine(size, Limits(entries=0))
+def _costs(clock: _Clock) -> dict[str, list[Figure]]:
+    """The same requests under each set of rules, remembered and not; all of them take turns."""
     stream = Stream(_FLOWS)
-    opening = clock.asked(cached, stream.each())
-    requests = stream.requests(_ROUND)
-    clock.asked(cached, requests)  # from here on all of them are remembered
-    clock.asked(uncached, requests)  # which keeps the entities of a flow, as every engine does
-    by_cedar: list[float] = []
-    remembered: list[float] = []
+    opening, requests = stream.each(), stream.requests(_ROUND)
+    cached = {name: _engine(text) for name, text in _RULES.items()}
+    uncached = {name: _engine(text, Limits(entries=0)) for name, text in _RULES.items()}
+    first: dict[str, float] = {}
+    by_cedar: defaultdict[str, list[float]] = defaultdict(list)
+    remembered: defaultdict[str, list[float]] = defaultdict(list)
+    for name in _RULES:
+        first[name] = clock.asked(cached[name], opening)
+        clock.asked(cached[name], requests)  # from here on all of them are remembered
+        clock.asked(uncached[name], requests)  # which keeps the entities of a flow, as all do
     for _ in range(_ROUNDS):
-        by_cedar.append(clock.asked(uncached, requests))
-        remembered.append(clock.asked(cached, requests * _REPEATS))
-    return [
-        Figure(f"{size} rules: by Cedar", statistics.median(by_cedar), "us"),
-        Figure(f"{size} rules: remembered", statistics.median(remembered), "us"),
-        Figure(f"{size} rules: first of a flow", opening, "us"),
-    ]
+        for name in _RULES:
+            by_cedar[name].append(clock.asked(uncached[name], requests))
+    for _ in range(_ROUNDS):  # not in between: Cedar leaves the processor's caches to the next one
+        for name in _RULES:
+            remembered[name].append(clock.asked(cached[name], requests * _REPEATS))
+    return {
+        name: [
+            Figure(f"{name}: by Cedar", statistics.median(by_cedar[name]), "us"),
+            Figure(f"{name}: remembered", statistics.median(remembered[name]), "us"),
+            Figure(f"{name}: first of a flow", first[name], "us"),
+        ]
+        for name in _RULES
+    }
 
 
 def _stream(size: int, messages: int, clock: _Clock) -> list[Figure]:
     """A stream from its first message on."""
-    engine = _engine(size)
+    engine = _engine(rules(size))
     stream = Stream(_FLOWS, seed=2)
     third = messages // 3
     for _ in range(2):
@@ -108,7 +133,7 @@ def _stream(size: int, messages: int, clock: _Clock) -> list[Figure]:
 
 def _bound(keys: int, clock: _Clock) -> list[Figure]:
     """What an engine holds at most, and what that took of the process, if all is new always."""
-    engine = _engine(20)
+    engine = _engine(rules(_SIZES[0]))
     requests = distinct(keys)
     entries = size = 0
     before = _peak_memory()
@@ -123,9 +148,9 @@ def _bound(keys: int, clock: _Clock) -> list[Figure]:
     ]
 
 
-def _engine(size: int, limits: Limits | None = None) -> Engine:
+def _engine(text: str, limits: Limits | None = None) -> Engine:
     return Engine.build(
-        rules(size),
+        text,
         SCHEMA,
         CONTEXTS,
         organisation(),

@@ -125,6 +125,16 @@ def rules(count: int) -> str:
     return "\n".join([_BASE, *more])
 
 
+def rules_of_others(count: int) -> str:
+    """The same twenty, and more that concern none of those who send."""
+    more = (
+        f'@id("other-{i}") forbid (principal == Agent::"elsewhere.{i}", action, resource) '
+        f'when {{ context.type == "{_TYPES[i % 4]}" }};'
+        for i in range(20, count)
+    )
+    return "\n".join([_BASE, *more])
+
+
 def organisation() -> Entities:
     """Who takes part: agents and capabilities in teams, topics in groups."""
     roles = ("agent", "agent", "agent", "publisher", "operator")
