@@ -123,7 +123,8 @@ class Publisher:
 
         Returns:
             The receipt: verdict, ledger sequence and deciding policies. A repeated envelope gets
-            verdict `duplicate` and the sequence of the first record. None with `accepted`.
+            verdict `duplicate` and the sequence of the first record; one that waits for an approval
+            or the end of a pause `hold`. None with `accepted`.
 
         Raises:
             Denied: policy or a rule of the gateway said no, now or at the first time.

@@ -5,9 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Protocol
 
-from tidegate_bus.connection import Connection
 from tidegate_bus.ledger import LedgerReader
-from tidegate_bus.publisher import Publisher
 from tidegate_policy.bundle import Bundle
 from tidegate_policy.replay.shelf import Shelf, policy_filter
 from tidegate_schemas.envelope import Envelope
@@ -34,16 +32,6 @@ class Sender(Protocol):
         ...
 
 
-async def propose(publisher: Sender, bundle: Bundle) -> Receipt:
-    """Give a bundle to the ledger, for ever.
-
-    Raises:
-        Refused: the gateway does not take it, or who sends it may not.
-        Unavailable: nothing was heard of it.
-    """
-    return await publisher.publish(_command(POLICY_PROPOSE, Proposal(dict(bundle.files))))
-
-
 async def activate(
     publisher: Sender, digest: str, *, reason: str = "", report: Report | None = None
 ) -> Receipt:
@@ -56,20 +44,17 @@ async def activate(
     return await publisher.publish(_command(POLICY_ACTIVATE, Activation(digest, reason, report)))
 
 
-async def put_in_force(connection: Connection, bundle: Bundle, reason: str) -> Receipt | None:
-    """Bring the bundle of a project into force, unless it is.
+async def put_in_force(
+    sender: Sender, bundle: Bundle, known: Shelf, *, reason: str, report: Report | None = None
+) -> Receipt:
+    """Bring a bundle into force; `known` tells whether the ledger has it already.
 
     Raises:
-        Refused, Unavailable: see `propose` and `activate`.
-        LedgerError: see `shelf`.
+        Refused, Unavailable: see `activate`.
     """
-    known = await shelf(LedgerReader(connection))
-    if known.active == bundle.digest:
-        return None
-    publisher = await Publisher.start(connection)
     if bundle.digest not in known.files:
-        await propose(publisher, bundle)
-    return await activate(publisher, bundle.digest, reason=reason)
+        await sender.publish(_command(POLICY_PROPOSE, Proposal(dict(bundle.files))))
+    return await activate(sender, bundle.digest, reason=reason, report=report)
 
 
 def _command(to: str, data: Proposal | Activation) -> Envelope:

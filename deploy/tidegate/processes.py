@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 import structlog
 
-from tidegate_bus.broker.accounts import GATEWAY
 from tidegate_bus.connection import Connection, connect
 from tidegate_bus.telemetry import Health, TelemetryServer, configure_logging
 from tidegate_schemas.errors import InvalidInput, Refused, TidegateError, first_error
 from tidegate_schemas.subjects import Principal
-from tidegate_schemas.vocabulary import COORDINATOR
+from tidegate_schemas.vocabulary import COORDINATOR, GATEWAY
 
 from .project import Project, State, address, check_blueprints, client_tls
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tidegate_bus.broker.accounts import GATEWAY, PROBE, REGISTRAR, WARDEN
+from tidegate_bus.broker.accounts import PROBE, REGISTRAR, WARDEN
 from tidegate_bus.broker.tls import server_block
 from tidegate_bus.broker.topology import Limits
 from tidegate_bus.identity.keyring import Keyring
@@ -20,7 +20,7 @@ from tidegate_bus.identity.register import Register
 from tidegate_schemas.errors import InvalidDocument, InvalidInput, Problem
 from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal
-from tidegate_schemas.vocabulary import COORDINATOR, OPERATOR
+from tidegate_schemas.vocabulary import COORDINATOR, GATEWAY, OPERATOR
 
 if TYPE_CHECKING:  # whoever only publishes pays neither for pydantic nor for cedar
     from tidegate_schemas.blueprint import Blueprint

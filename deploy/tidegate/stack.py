@@ -18,6 +18,7 @@ from tidegate_bus.broker.server import Server
 from tidegate_bus.broker.topology import converge
 from tidegate_bus.connection import Connection, connect
 from tidegate_bus.ledger import LedgerReader
+from tidegate_bus.publisher import Publisher
 from tidegate_bus.tasks import end
 from tidegate_bus.telemetry import Health
 from tidegate_policy.bundle import Bundle, load_bundle
@@ -214,10 +215,14 @@ class Stack:
     async def _put_in_force(self, bundle: Bundle) -> None:
         """The project's policies are in force, or it is said why the ones before still are."""
         async with await self.connect(OPERATOR) as operator:
+            known = await shelf(LedgerReader(operator))
+            if known.active == bundle.digest:
+                return
+            sender = await Publisher.start(operator)
             try:
-                receipt = await put_in_force(operator, bundle, "tidegate up")
+                receipt = await put_in_force(sender, bundle, known, reason="tidegate up")
             except Refused as error:
-                if (await shelf(LedgerReader(operator))).active == genesis().bundle.digest:
+                if known.active == genesis().bundle.digest:
                     raise  # nothing may move under those
                 self._on_line(
                     "stack",
@@ -225,7 +230,7 @@ class Stack:
                     f"those before still are: {error}",
                 )
                 return
-            if receipt and Verdict.HOLD in (receipt.verdict, receipt.was):
+            if receipt.verdict is Verdict.HOLD:
                 self._on_line(
                     "stack",
                     f"the policies in {self.project.policy} wait for approval "

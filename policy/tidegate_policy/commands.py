@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tidegate_schemas import vocabulary
 from tidegate_schemas.envelope import Envelope
@@ -53,17 +53,17 @@ def check_command(
             assert change
             state.roster.after(change)
         case vocabulary.POLICY_PROPOSE:
-            state.library.check(_data(envelope, Proposal).files)
+            state.library.check(envelope.payload(Proposal).files)
         case vocabulary.POLICY_ACTIVATE:
-            _check_activation(state, limits, by, _data(envelope, Activation))
+            _check_activation(state, limits, by, envelope.payload(Activation))
         case vocabulary.APPROVAL_GRANT | vocabulary.APPROVAL_REFUSE:
-            _check_opinion(state, by, to, _data(envelope, Opinion), now)
+            _check_opinion(state, by, to, envelope.payload(Opinion), now)
         case vocabulary.BLUEPRINT_REGISTER if by == str(vocabulary.COORDINATOR):
             read_blueprint(envelope)
         case vocabulary.CLOCK_TICK:
             raise InvalidEnvelope("data", "the time is told by the gateway itself")
         case _ if to in COMMANDS:
-            state.controls.after(to, Target.parse(_data(envelope, Order).target))
+            state.controls.after(to, Target.parse(envelope.payload(Order).target))
         case _:
             pass
 
@@ -81,7 +81,7 @@ def _check_activation(state: State, limits: Limits, by: str, activation: Activat
     # Nobody can mend a bundle under which nobody may activate the next one.
     snapshot = bundle.snapshot(state.roster)
     for command in (vocabulary.POLICY_PROPOSE, vocabulary.POLICY_ACTIVATE):
-        question = Question(by, Kind.CONTROL, command, command, False, False, "", None, None)
+        question = Question(by, Kind.CONTROL, command, command)
         if not snapshot.ask(question).allowed:
             raise InvalidEnvelope(
                 "data", f"under it {by} may not send {command} any more; nobody could go back"
@@ -95,7 +95,7 @@ def _check_opinion(state: State, by: str, to: str, opinion: Opinion, now: int) -
         what = f"record {opinion.hold} holds nothing, or not any more"
     elif not hold.approvals:
         what = f"record {hold.seq} does not wait for an approval"
-    elif by in (hold.by, *(hold.envelope.onbehalfof or "").split(",")) or _started(hold, by):
+    elif by in (hold.by, *hold.envelope.chain) or _started(hold, by):
         what = f"{by} has asked for it, and cannot agree to it too"
     elif not any(may_approve(rule, by, state.roster) for rule in hold.approvals):
         what = f"{by} is none of those who are asked about record {hold.seq}"
@@ -119,7 +119,3 @@ def _started(hold: Hold, by: str) -> bool:
     if hold.by != str(vocabulary.COORDINATOR) or not (envelope.blueprint and envelope.causationid):
         return False
     return envelope.runid == vocabulary.run_id(envelope.blueprint, by, envelope.causationid)
-
-
-def _data(envelope: Envelope, into: type[Any]) -> Any:
-    return envelope.payload(into)

@@ -18,6 +18,7 @@ from tidegate_schemas import vocabulary
 from tidegate_schemas.clock import rfc3339
 from tidegate_schemas.envelope import Envelope, decode, encode
 from tidegate_schemas.errors import InvalidEnvelope, InvalidName
+from tidegate_schemas.governance import Target
 from tidegate_schemas.record import VERSION, Ingress, Reason, Receipt, Record, Why
 from tidegate_schemas.subjects import NOWHERE, Kind, Principal, Verdict
 
@@ -25,6 +26,7 @@ from .bundle import Answer, Question
 from .commands import FOLLOWED, check_command
 from .controls import Level
 from .holds import Hold
+from .meters import Limit
 from .obligations import Obligations, costs_of
 from .redaction import redact
 from .state import State
@@ -238,7 +240,7 @@ class _Message:
         return snapshot.ask_for(question, chain)
 
     def _weigh(
-        self, answer: Answer, stopped: tuple[Level, Any] | None, hold: Hold | None
+        self, answer: Answer, stopped: tuple[Level, Target] | None, hold: Hold | None
     ) -> Decision:
         """What follows from what policy says."""
         state, obligations = self.state, answer.obligations
@@ -258,7 +260,7 @@ class _Message:
             except InvalidEnvelope as error:
                 return self._deny(Reason.INVALID_COMMAND, error.detail, answer)
         if hold is None:
-            limits = (*obligations.rates, *obligations.budgets)
+            limits: tuple[Limit, ...] = (*obligations.rates, *obligations.budgets)
             if limits and (over := self._exceeded(limits)):
                 return self._deny(*over, answer)
         waits = self._waits(answer, stopped, hold)
@@ -275,13 +277,13 @@ class _Message:
             allowed.facts["approved"] = sorted(hold.grants)
         return allowed
 
-    def _exceeded(self, limits: Any) -> tuple[str, str] | None:
+    def _exceeded(self, limits: tuple[Limit, ...]) -> tuple[str, str] | None:
         charged = self.state.charged(self.by, self.kind, self.to, self.envelope)
         costs = costs_of(self.envelope.costs)
         return self.state.meters.exceeded(limits, charged, costs, self.now)
 
     def _waits(
-        self, answer: Answer, stopped: tuple[Level, Any] | None, hold: Hold | None
+        self, answer: Answer, stopped: tuple[Level, Target] | None, hold: Hold | None
     ) -> Decision | None:
         """The decision that it must wait, or that it waits for what nobody was asked."""
         state, bundle = self.state, self.state.snapshot.bundle.digest
@@ -294,7 +296,7 @@ class _Message:
             detail = "the rules have changed while it waited; send it again"
             return self._deny(Reason.APPROVAL_REQUIRED, detail, answer)
         if needed:
-            said = "; ".join(str(rule).partition(":")[2].partition("#")[0] for rule in needed)
+            said = "; ".join(rule.asks for rule in needed)
             return self.says(Verdict.HOLD, Reason.APPROVAL_REQUIRED, said, answer)
         if stopped:
             detail = f"{stopped[1]} is {stopped[0].word}"
@@ -308,9 +310,7 @@ def _chain(envelope: Envelope, state: State) -> tuple[str, ...]:
     Raises:
         InvalidEnvelope: code `invalid_delegation`.
     """
-    if envelope.onbehalfof is None:
-        return ()
-    chain = tuple(envelope.onbehalfof.split(","))
+    chain = envelope.chain
     try:
         if len(chain) > _MAX_CHAIN or len(set(chain)) != len(chain):
             raise InvalidName(f"at most {_MAX_CHAIN} principals, each once")

@@ -47,7 +47,7 @@ _BUDGET = re.compile(
 _APPROVAL = re.compile(
     rf"(?P<needed>[1-9]\d?) of (?P<whom>.+?)(?: within (?P<within>{_LENGTH}|never))?", re.ASCII
 )
-_POINTER = re.compile(r"(?:/(?:[^~/\s]|~0|~1)+)+")
+_POINTER = re.compile(r"(?:/(?:[^~/#\s]|~0|~1)+)+")
 _DEFAULT_EXPIRY = "1d"
 
 
@@ -113,10 +113,14 @@ class Approval:
     who: tuple[str, ...]
     seconds: int
 
-    def __str__(self) -> str:
+    @property
+    def asks(self) -> str:
+        """For people: how many of whom, within what time."""
         within = _length(self.seconds) if self.seconds else "never"
-        who = " ".join(self.who)
-        return f"require_approval:{self.needed} of {who} within {within}#{self.policy}"
+        return f"{self.needed} of {' '.join(self.who)} within {within}"
+
+    def __str__(self) -> str:
+        return f"require_approval:{self.asks}#{self.policy}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +311,9 @@ def _pointers(annotations: Mapping[str, str]) -> tuple[str, ...]:
         raise ValueError(f'@redact names 1 to {_MAX_POINTERS} fields, like "/ssn /card/number"')
     for pointer in pointers:
         if not _POINTER.fullmatch(pointer):
-            raise ValueError(f"@redact: {pointer[:80]!r} is no JSON pointer such as /card/number")
+            raise ValueError(
+                f"@redact: {pointer[:80]!r} is no JSON pointer such as /card/number, without #"
+            )
     return pointers
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from typing import Any
 
 import msgspec
 
@@ -79,14 +78,13 @@ class State:
 
     def touched(self, by: str, kind: Kind, to: str, envelope: Envelope) -> Touched:
         """What a message has to do with."""
-        chain = tuple(envelope.onbehalfof.split(",")) if envelope.onbehalfof else ()
         receiver = ""
         if kind is Kind.TASK:
             receiver = self.roster.providers.get(to, "")
         elif kind is Kind.RESULT:
             receiver = to
         name = self.blueprints.name(envelope.blueprint)
-        return Touched(kind, to, (by, *chain), receiver, envelope.runid or "", name)
+        return Touched(kind, to, (by, *envelope.chain), receiver, envelope.runid or "", name)
 
     def stopped(
         self, by: str, kind: Kind, to: str, envelope: Envelope
@@ -183,12 +181,12 @@ class State:
                     self.roster = self.roster.after(change)
                     self._snapshot = None
             case vocabulary.POLICY_PROPOSE:
-                self.library.propose(_data(envelope, Proposal).files)
+                self.library.propose(envelope.payload(Proposal).files)
             case vocabulary.POLICY_ACTIVATE:
-                self.library.activate(_data(envelope, Activation))
+                self.library.activate(envelope.payload(Activation))
                 self._snapshot = None
             case vocabulary.APPROVAL_GRANT | vocabulary.APPROVAL_REFUSE:
-                opinion = _data(envelope, Opinion)
+                opinion: Opinion = envelope.payload(Opinion)
                 if hold := self.holds.get(opinion.hold):
                     if command == vocabulary.APPROVAL_GRANT:
                         hold.grants[by] = opinion.bundle
@@ -200,16 +198,12 @@ class State:
             case vocabulary.CLOCK_TICK if by == str(vocabulary.GATEWAY):
                 self.due.extend(self.overdue(time))
             case _ if command in COMMANDS:
-                target = Target.parse(_data(envelope, Order).target)
+                target = Target.parse(envelope.payload(Order).target)
                 self.controls = self.controls.after(command, target)
                 # What is looked at and must wait on stays where it is.
                 self.due.extend(hold.seq for hold in self.holds)
             case _:
                 pass
-
-
-def _data(envelope: Envelope, into: type[Any]) -> Any:
-    return envelope.payload(into)
 
 
 def _hold(record: Record, envelope: Envelope, time: int) -> Hold:

@@ -168,6 +168,11 @@ class Envelope(
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise InvalidEnvelope("data", describe(error)) from error
 
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """On whose behalf it is sent, as `onbehalfof` names them; nobody checked who they are."""
+        return tuple(self.onbehalfof.split(",")) if self.onbehalfof else ()
+
     def expires(self) -> int | None:
         """Nanoseconds since 1970 after which nobody wants it, or None."""
         return None if self.expirytime is None else parse_rfc3339(self.expirytime)

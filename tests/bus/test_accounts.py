@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from support import ADMIN, AGENT, INTRUDER, OPERATOR, OTHER, PUBLISHER, Broker, Raw
-from tidegate_bus.broker.accounts import GATEWAY, PROBE, REGISTRAR, WARDEN, Identity, configuration
+from tidegate_bus.broker.accounts import PROBE, REGISTRAR, WARDEN, Identity, configuration
 from tidegate_bus.broker.server import find_server
 from tidegate_bus.identity.keyring import Keyring
 from tidegate_bus.ingress import PulledIngress
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal
-from tidegate_schemas.vocabulary import COORDINATOR
+from tidegate_schemas.vocabulary import COORDINATOR, GATEWAY
 
 INGRESS, LEDGER = "INGRESS_0", "LEDGER_0"
 OPEN_CONSUMER = json.dumps(

@@ -14,9 +14,10 @@ from nats.aio.msg import Msg
 from support import ADMIN, LIMITS, Broker, running_broker, until
 from tidegate_bus import appender as module
 from tidegate_bus.appender import MAX_BATCH, FastAppender
-from tidegate_bus.broker.accounts import GATEWAY, MAX_PAYLOAD, REGISTRAR
+from tidegate_bus.broker.accounts import MAX_PAYLOAD, REGISTRAR
 from tidegate_bus.broker.topology import converge
 from tidegate_schemas.errors import Fenced, InvalidInput, TidegateError, Unavailable
+from tidegate_schemas.vocabulary import GATEWAY
 
 SUBJECT = "ledger.0.allow.event.x"
 LEDGER = "LEDGER_0"

@@ -15,13 +15,13 @@ import pytest
 from support import ADMIN, LIMITS, OPERATOR, PUBLISHER, Broker, running_broker
 from tidegate_bus import bulk as module
 from tidegate_bus.appender import MAX_BATCH, FastAppender
-from tidegate_bus.broker.accounts import GATEWAY
 from tidegate_bus.broker.topology import streams
 from tidegate_bus.bulk import Access, BulkReader
 from tidegate_bus.frames import Entry
 from tidegate_bus.identity.keyring import Keyring
 from tidegate_schemas.errors import InvalidInput, LedgerGap, NotConnected, Unavailable
 from tidegate_schemas.subjects import Principal
+from tidegate_schemas.vocabulary import GATEWAY
 
 EVENT, TASK = "ledger.0.allow.event.thing", "ledger.0.allow.task.work.do"
 

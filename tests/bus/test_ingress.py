@@ -10,10 +10,10 @@ from nats.aio.msg import Msg
 
 from support import ADMIN, AGENT, INTRUDER, PUBLISHER, Broker, until
 from tidegate_bus import ingress as module
-from tidegate_bus.broker.accounts import GATEWAY
 from tidegate_bus.ingress import PulledIngress, Submission
 from tidegate_schemas.errors import LedgerGap, Unavailable
 from tidegate_schemas.subjects import Principal, submission
+from tidegate_schemas.vocabulary import GATEWAY
 
 INGRESS = "INGRESS_0"
 

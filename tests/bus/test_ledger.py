@@ -13,10 +13,10 @@ import pytest
 from support import ADMIN, LIMITS, OPERATOR, PUBLISHER, Broker, running_broker, until
 from tidegate_bus import ledger as module
 from tidegate_bus.appender import MAX_BATCH, FastAppender
-from tidegate_bus.broker.accounts import GATEWAY
 from tidegate_bus.broker.topology import streams
 from tidegate_bus.ledger import LedgerReader, StoredRecord
 from tidegate_schemas.errors import InvalidRecord, LedgerGap, Unavailable
+from tidegate_schemas.vocabulary import GATEWAY
 
 TASK, EVENT = "ledger.0.allow.task.work.do", "ledger.0.allow.event.thing"
 

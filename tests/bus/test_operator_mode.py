@@ -19,7 +19,7 @@ import pytest
 from support import AGENT, CAPABILITY, LIMITS, OPERATOR, OTHER, PUBLISHER, Broker, Raw, until
 from support.broker import IN_CONTAINER
 from tidegate_bus.broker import accounts, topology
-from tidegate_bus.broker.accounts import GATEWAY, PROBE, REGISTRAR, WARDEN, Identity
+from tidegate_bus.broker.accounts import PROBE, REGISTRAR, WARDEN, Identity
 from tidegate_bus.broker.server import Server
 from tidegate_bus.broker.topology import Subscription
 from tidegate_bus.bulk import Access, BulkReader
@@ -36,7 +36,7 @@ from tidegate_schemas.errors import InvalidInput, InvalidName, NotConnected, Una
 from tidegate_schemas.identity import Role
 from tidegate_schemas.record import decode_record
 from tidegate_schemas.subjects import Principal
-from tidegate_schemas.vocabulary import COORDINATOR
+from tidegate_schemas.vocabulary import COORDINATOR, GATEWAY
 
 pytestmark = pytest.mark.skipif(IN_CONTAINER, reason="the folder of accounts is not mounted")
 

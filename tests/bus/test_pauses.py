@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 
@@ -24,15 +23,15 @@ HEARS = Subscription(OTHER, (), (TOPIC,), 2.0)
 
 
 @contextlib.asynccontextmanager
-async def receiving(broker: Broker) -> AsyncGenerator[list[int]]:
-    """The records that come to the agent; it settles nothing."""
+async def receiving(broker: Broker, who: Principal = AGENT) -> AsyncGenerator[list[int]]:
+    """The records that come to an agent; it settles nothing."""
     got: list[int] = []
 
     def receive(delivery: Delivery) -> None:
         got.append(delivery.record.seq)
         inbox.want(10)
 
-    inbox = Inbox(await broker.connect(AGENT), receive)
+    inbox = Inbox(await broker.connect(who), receive)
     await inbox.start()
     inbox.want(10)
     try:
@@ -66,7 +65,9 @@ async def test_nothing_is_delivered_until_the_pause_ends(
             await until(lambda: got == [1, 2])
             await pause(registrar, AGENT)
             await ask(broker, 3)
-            await asyncio.sleep(2.5)  # longer than the lease, and than a pull may be silent
+            async with receiving(broker, OTHER) as others:
+                await (await broker.publisher()).publish(Envelope.new(TOPIC))
+                await until(lambda: len(others) > 1)  # a lease is over, and longer than a silence
             assert got == [1, 2]
             assert await of_agent(registrar) == Feed(AGENT, True, 3, 2)
             await resume(registrar, AGENT)

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from support import AGENT, LIMITS, OTHER, PUBLISHER, Broker, running_broker, until
 from tidegate_bus import publisher as module
-from tidegate_bus.broker.accounts import GATEWAY, MAX_PAYLOAD, REGISTRAR
+from tidegate_bus.broker.accounts import MAX_PAYLOAD, REGISTRAR
 from tidegate_bus.broker.topology import converge
 from tidegate_bus.publisher import Publisher
 from tidegate_policy.invariants import Checker
@@ -20,6 +20,7 @@ from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import Denied, InvalidEnvelope, NoReceipt, Rejected, Unavailable
 from tidegate_schemas.record import Receipt, encode_receipts
 from tidegate_schemas.subjects import Verdict, receipt
+from tidegate_schemas.vocabulary import GATEWAY
 
 INGRESS = "INGRESS_0"
 

@@ -14,10 +14,10 @@ from structlog.testing import capture_logs
 from support import ADMIN, INTRUDER, Broker, until
 from tidegate_bus import puller as module
 from tidegate_bus.appender import FastAppender
-from tidegate_bus.broker.accounts import GATEWAY
 from tidegate_bus.connection import Connection
 from tidegate_bus.puller import Puller
 from tidegate_schemas.subjects import parse_ack
+from tidegate_schemas.vocabulary import GATEWAY
 
 CONSUMER: dict[str, Any] = {
     "stream_name": "LEDGER_0",

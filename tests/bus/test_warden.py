@@ -18,7 +18,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from support import AGENT, OTHER, Broker, Raw, until
-from tidegate_bus.broker.accounts import GATEWAY, WARDEN
+from tidegate_bus.broker.accounts import WARDEN
 from tidegate_bus.broker.server import Server
 from tidegate_bus.connection import Connection, connect
 from tidegate_bus.identity import jwt
@@ -33,6 +33,7 @@ from tidegate_bus.watch.wire import Wire
 from tidegate_schemas.errors import Unavailable
 from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal
+from tidegate_schemas.vocabulary import GATEWAY
 
 KEYS = {"UA": AGENT, "UA2": AGENT, "UO": OTHER, "UG": GATEWAY}
 

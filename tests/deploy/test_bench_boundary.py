@@ -15,12 +15,13 @@ from support.broker import ROLES
 from tidegate.bench.boundary import Plan, Row, boundary, one_account
 from tidegate.cli import main
 from tidegate_bus.broker import topology
-from tidegate_bus.broker.accounts import GATEWAY, REGISTRAR, Identity, configuration
+from tidegate_bus.broker.accounts import REGISTRAR, Identity, configuration
 from tidegate_bus.broker.server import Server
 from tidegate_bus.broker.topology import Subscription
 from tidegate_bus.connection import connect
 from tidegate_bus.identity.keyring import Keyring
 from tidegate_schemas.subjects import ledger_stream
+from tidegate_schemas.vocabulary import GATEWAY
 
 SMALL = Plan(publishes=100, awaited=20, deliveries=200, hands=10, pulls=50)
 SPEEDS = [

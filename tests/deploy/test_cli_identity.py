@@ -17,11 +17,13 @@ import pytest
 
 from support import Raw, until
 from tidegate.bus import Bus
-from tidegate.policies import put_in_force
+from tidegate.policies import put_in_force, shelf
 from tidegate.project import Project, address, load_project
 from tidegate_bus.connection import connect
 from tidegate_bus.identity.credentials import Credentials, public_key
 from tidegate_bus.identity.keyring import new_seed
+from tidegate_bus.ledger import LedgerReader
+from tidegate_bus.publisher import Publisher
 from tidegate_policy.bundle import load_bundle
 from tidegate_schemas import Envelope, Verdict
 from tidegate_schemas.clock import parse_rfc3339
@@ -293,7 +295,9 @@ def _load(project: Project) -> None:
     async def load() -> None:
         key = project.state.keyring.path(OPERATOR)
         async with await connect(address(project.state), OPERATOR, key) as operator:
-            await put_in_force(operator, load_bundle(project.policy), "test")
+            known = await shelf(LedgerReader(operator))
+            sender = await Publisher.start(operator)
+            await put_in_force(sender, load_bundle(project.policy), known, reason="test")
 
     asyncio.run(load())
 

@@ -19,11 +19,11 @@ from support import Broker, running_broker
 from tidegate.audit import moment
 from tidegate.bench.history import History, bundles
 from tidegate_bus.appender import MAX_BATCH, FastAppender
-from tidegate_bus.broker.accounts import GATEWAY
 from tidegate_policy.bundle import Bundle
 from tidegate_schemas.clock import parse_rfc3339, rfc3339
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.record import Record, decode_record, encode_record
+from tidegate_schemas.vocabulary import GATEWAY
 
 from .test_cli_alone import Program
 

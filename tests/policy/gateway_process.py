@@ -15,7 +15,6 @@ from pathlib import Path
 
 import msgspec
 
-from tidegate_bus.broker.accounts import GATEWAY
 from tidegate_bus.connection import connect
 from tidegate_bus.telemetry import Health, configure_logging
 from tidegate_policy.bundle import Snapshot, load_bundle
@@ -24,6 +23,7 @@ from tidegate_policy.gateway import Gateway, GatewaySettings
 from tidegate_policy.roster import Roster
 from tidegate_schemas.errors import LedgerError
 from tidegate_schemas.identity import Registration
+from tidegate_schemas.vocabulary import GATEWAY
 
 
 async def main(url: str, seed: str, snapshot: Snapshot) -> None:

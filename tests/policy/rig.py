@@ -16,7 +16,6 @@ from nats.aio.msg import Msg
 from policy.kit import write
 from support import ADMIN, Broker, Raw
 from support.broker import PERMIT_ALL, ROSTER
-from tidegate_bus.broker.accounts import GATEWAY
 from tidegate_bus.connection import Connection, StreamState, connect
 from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.telemetry import Health
@@ -31,6 +30,7 @@ from tidegate_schemas.errors import Unavailable
 from tidegate_schemas.identity import Registration
 from tidegate_schemas.record import Receipt, Record, decode_receipts
 from tidegate_schemas.subjects import Principal, Verdict
+from tidegate_schemas.vocabulary import GATEWAY
 
 LEDGER = subjects.ledger_stream(0)
 INGRESS = subjects.ingress_stream(0)

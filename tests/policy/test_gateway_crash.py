@@ -18,11 +18,11 @@ from support import Broker, until
 from support.broker import PERMIT_ALL, ROSTER
 from tidegate_bus import publisher as publishing
 from tidegate_bus.broker import lifeline
-from tidegate_bus.broker.accounts import GATEWAY
 from tidegate_bus.publisher import Publisher
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.record import Receipt
 from tidegate_schemas.subjects import Verdict
+from tidegate_schemas.vocabulary import GATEWAY
 
 SCRIPT = Path(__file__).with_name("gateway_process.py")
 FENCED = 3

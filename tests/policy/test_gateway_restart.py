@@ -25,7 +25,7 @@ from support import ADMIN, LIMITS, OTHER, PUBLISHER, Broker, until
 from tidegate_bus import appender, ledger
 from tidegate_bus import publisher as publishing
 from tidegate_bus.broker import topology
-from tidegate_bus.broker.accounts import GATEWAY, REGISTRAR
+from tidegate_bus.broker.accounts import REGISTRAR
 from tidegate_bus.publisher import Publisher
 from tidegate_policy import gateway as module
 from tidegate_schemas import subjects
@@ -34,6 +34,7 @@ from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import Fenced, LedgerError, LedgerGap, Unavailable
 from tidegate_schemas.record import Ingress, Receipt, encode_record
 from tidegate_schemas.subjects import Kind, Verdict
+from tidegate_schemas.vocabulary import GATEWAY
 
 
 async def publish(publisher: Publisher, *names: str) -> list[Receipt]:

@@ -20,7 +20,6 @@ from policy.office import (
 )
 from support import Broker
 from tidegate_bus.appender import FastAppender
-from tidegate_bus.broker.accounts import GATEWAY
 from tidegate_bus.ingress import Submission
 from tidegate_bus.ledger import LedgerReader
 from tidegate_policy.desk import Desk, Entry
@@ -29,6 +28,7 @@ from tidegate_policy.state import State
 from tidegate_policy.window import Window
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.record import decode_record
+from tidegate_schemas.vocabulary import GATEWAY
 
 HOUR = 3600 * SECOND
 Later = list[tuple[int, str, Envelope]]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tidegate_bus.broker import topology
-from tidegate_bus.broker.accounts import GATEWAY, PROBE, REGISTRAR, WARDEN, Identity, configuration
+from tidegate_bus.broker.accounts import PROBE, REGISTRAR, WARDEN, Identity, configuration
 from tidegate_bus.broker.server import Server
 from tidegate_bus.broker.topology import Limits as StreamLimits
 from tidegate_bus.broker.topology import Subscription
@@ -31,7 +31,7 @@ from tidegate_policy.roster import Roster
 from tidegate_schemas.identity import Registration, Role
 from tidegate_schemas.record import Record
 from tidegate_schemas.subjects import Principal, stream_info
-from tidegate_schemas.vocabulary import COORDINATOR, OPERATOR
+from tidegate_schemas.vocabulary import COORDINATOR, GATEWAY, OPERATOR
 
 from .waiting import until
 

@@ -11,7 +11,9 @@ import msgspec
 import pytest
 
 from system.governed import CLIENT, ELSE, Governed, governed, kill, write_project
-from tidegate.policies import put_in_force
+from tidegate.policies import put_in_force, shelf
+from tidegate_bus.ledger import LedgerReader
+from tidegate_bus.publisher import Publisher
 from tidegate_policy.bundle import load_bundle
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import Denied
@@ -165,7 +167,8 @@ async def test_an_approval_is_refused_unless_it_is_about_this_by_somebody_else(
         (project / "policy" / "main.cedar").write_text(ELSE + POLICY + "\n// the next one\n")
         new = load_bundle(project / "policy")
         async with await at.stack.connect(OPERATOR) as operator:
-            await put_in_force(operator, new, "a test")
+            known = await shelf(LedgerReader(operator))
+            await put_in_force(await Publisher.start(operator), new, known, reason="a test")
         assert "the policies have changed" in await refused(at, CY, held)
         await at.buses[CY].publish(opinion(held, bundle=new.digest), timeout=60)
         assert paid(project) == []  # what bob said was said under the old ones

@@ -46,7 +46,6 @@ each request in mind for one to two times this. Ours have heartbeats; a pull wit
 last longer than 30 s."""
 
 
-GATEWAY = Principal(BUILT_IN_TEAM, "gateway")
 REGISTRAR = Principal(BUILT_IN_TEAM, "registrar")
 WARDEN = Principal(BUILT_IN_TEAM, "warden")
 PROBE = Principal(BUILT_IN_TEAM, "probe")

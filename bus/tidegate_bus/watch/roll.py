@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 
-from tidegate_bus.broker.accounts import GATEWAY, REGISTRAR, WARDEN
+from tidegate_bus.broker.accounts import REGISTRAR, WARDEN
 from tidegate_schemas.subjects import Principal
+from tidegate_schemas.vocabulary import GATEWAY
 
 CONNECTIONS = 64
 """Of one identity. A worker has one, `tidegate publish` one while it runs."""

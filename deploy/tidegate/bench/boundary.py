@@ -32,7 +32,7 @@ from nats.aio.msg import Msg
 from tidegate.figures import percentile
 from tidegate_bus.appender import MAX_BATCH, FastAppender
 from tidegate_bus.broker import topology
-from tidegate_bus.broker.accounts import GATEWAY, REGISTRAR, Identity, configuration
+from tidegate_bus.broker.accounts import REGISTRAR, Identity, configuration
 from tidegate_bus.broker.server import Server
 from tidegate_bus.connection import Connection, connect
 from tidegate_bus.delivery import Delivery, Inbox
@@ -44,6 +44,7 @@ from tidegate_schemas.errors import Unavailable
 from tidegate_schemas.identity import Role
 from tidegate_schemas.record import VERSION, Ingress, Reason, Record, Why, encode_record
 from tidegate_schemas.subjects import Kind, Principal, Verdict
+from tidegate_schemas.vocabulary import GATEWAY
 
 from .load import Figure, OnProgress
 

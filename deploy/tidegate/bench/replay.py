@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from tidegate_bus.appender import MAX_BATCH, FastAppender
 from tidegate_bus.broker import topology
-from tidegate_bus.broker.accounts import GATEWAY, REGISTRAR, Identity, configuration
+from tidegate_bus.broker.accounts import REGISTRAR, Identity, configuration
 from tidegate_bus.broker.server import Server
 from tidegate_bus.bulk import Access, BulkReader
 from tidegate_bus.connection import connect
@@ -26,7 +26,7 @@ from tidegate_bus.identity.keyring import Keyring
 from tidegate_bus.ledger import LedgerReader
 from tidegate_policy.replay import Conformance, Outcome, Stretch, what_if
 from tidegate_schemas.identity import Role
-from tidegate_schemas.vocabulary import OPERATOR
+from tidegate_schemas.vocabulary import GATEWAY, OPERATOR
 
 from .history import WINDOW, History, bundles
 from .load import Figure, OnProgress

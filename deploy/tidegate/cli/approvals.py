@@ -14,7 +14,6 @@ import typer
 from tidegate.bus import Bus
 from tidegate.governance import end_of, missing, state_of
 from tidegate_policy.holds import Hold
-from tidegate_policy.obligations import Approval
 from tidegate_policy.state import State
 from tidegate_schemas import vocabulary
 from tidegate_schemas.clock import parse_rfc3339, rfc3339
@@ -184,7 +183,7 @@ async def _opine(
     return {
         **_row(after, after.holds.get(seq) or hold),
         "opinion": receipt.seq,
-        "asked": [_says(rule) for rule in asked],
+        "asked": [rule.asks for rule in asked],
         "end": end,
     }
 
@@ -210,7 +209,7 @@ def _row(state: State, hold: Hold) -> dict[str, Any]:
         "by": hold.by,
         "kind": hold.kind.value,
         "to": hold.to,
-        "rules": [{"policy": rule.policy, "says": _says(rule)} for rule in hold.approvals],
+        "rules": [{"policy": rule.policy, "says": rule.asks} for rule in hold.approvals],
         "agreed": sorted(who for who, under in hold.grants.items() if under == active),
         "agreed_before": sorted(who for who, under in hold.grants.items() if under != active),
         "expires": None if hold.expires is None else rfc3339(hold.expires),
@@ -219,10 +218,6 @@ def _row(state: State, hold: Hold) -> dict[str, Any]:
         "blueprint": hold.envelope.blueprint or "",
         "envelope": json.loads(hold.payload),
     }
-
-
-def _says(rule: Approval) -> str:
-    return str(rule).partition(":")[2].partition("#")[0]
 
 
 def _print_digests(hold: dict[str, Any]) -> None:

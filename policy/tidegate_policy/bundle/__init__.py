@@ -14,14 +14,13 @@ What is refused here is what no gateway may take. What its author should know be
 """
 
 from .contents import Bundle, examine
-from .facts import INVALID_FACTS, Facts
+from .facts import Facts
 from .faults import Fault
-from .folder import load_bundle, read_folder, write_bundle
+from .folder import load_bundle, read_folder
 from .rules import Rule
 from .snapshot import Answer, Question, Snapshot
 
 __all__ = [
-    "INVALID_FACTS",
     "Answer",
     "Bundle",
     "Facts",
@@ -32,5 +31,4 @@ __all__ = [
     "examine",
     "load_bundle",
     "read_folder",
-    "write_bundle",
 ]

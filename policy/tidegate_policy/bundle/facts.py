@@ -27,12 +27,11 @@ from tidegate_schemas.documents import Destination, Document, loads, misfit
 from tidegate_schemas.documents.location import Location
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidEnvelope
+from tidegate_schemas.record import Reason
 from tidegate_schemas.subjects import Kind
 
 from .values import READERS, NotOfType
 
-INVALID_FACTS = "invalid_facts"
-"""Code of the error, and reason of the denial."""
 NAME = "facts.yaml"
 KINDS = (Kind.TASK, Kind.EVENT, Kind.RESULT, Kind.CONTROL)
 
@@ -201,12 +200,14 @@ def _collect(tree: _Tree, text: bytes, at: str, found: dict[str, Any]) -> None:
         if not tree.fact.required and text in (b"", b"null"):
             return
         if not text:
-            raise InvalidEnvelope(INVALID_FACTS, f"{at} is missing; it must be {tree.fact.type}")
+            raise InvalidEnvelope(
+                Reason.INVALID_FACTS, f"{at} is missing; it must be {tree.fact.type}"
+            )
         try:
             found[tree.name] = READERS[tree.fact.type](text)
         except NotOfType as error:
             raise InvalidEnvelope(
-                INVALID_FACTS, f"{at} is not of type {tree.fact.type}: {error}"
+                Reason.INVALID_FACTS, f"{at} is not of type {tree.fact.type}: {error}"
             ) from None
         return
     parts = _parts(text, at)
@@ -216,7 +217,9 @@ def _collect(tree: _Tree, text: bytes, at: str, found: dict[str, Any]) -> None:
             _collect(inner, parts[token], below, found)
         elif missing := inner.required(below):
             where, fact = missing
-            raise InvalidEnvelope(INVALID_FACTS, f"{where} is missing; it must be {fact.type}")
+            raise InvalidEnvelope(
+                Reason.INVALID_FACTS, f"{where} is missing; it must be {fact.type}"
+            )
 
 
 def _parts(text: bytes, at: str) -> dict[str, bytes]:
@@ -237,7 +240,7 @@ def _parts(text: bytes, at: str) -> dict[str, bytes]:
             case _:
                 return {}
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise InvalidEnvelope(INVALID_FACTS, f"{at or 'the data'} cannot be read") from None
+        raise InvalidEnvelope(Reason.INVALID_FACTS, f"{at or 'the data'} cannot be read") from None
 
 
 def _check_duplicates(text: bytes, at: str) -> None:
@@ -250,7 +253,7 @@ def _check_duplicates(text: bytes, at: str) -> None:
     seen: set[str] = set()
     for name, _ in pairs:
         if name in seen:
-            raise InvalidEnvelope(INVALID_FACTS, f"{at}/{_escape(name)[:40]} is given twice")
+            raise InvalidEnvelope(Reason.INVALID_FACTS, f"{at}/{_escape(name)[:40]} is given twice")
         seen.add(name)
 
 

@@ -6,7 +6,6 @@ once, so what is loaded is what the digest stands for.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,14 +67,3 @@ def _paths(folder: Path) -> Iterator[Path]:
         if (folder / name).exists():
             yield folder / name
     yield from sorted((folder / "tests").glob("*.yaml"))
-
-
-def write_bundle(folder: Path, bundle: Bundle) -> None:
-    """Write the files of a bundle; what was in the folder before is gone."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    for name, text in bundle.files.items():
-        path = folder / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(text.encode())

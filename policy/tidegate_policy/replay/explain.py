@@ -134,7 +134,7 @@ def _whom(record: Record) -> tuple[str, ...]:
         message = record.message()
     except InvalidEnvelope:
         return ()
-    return tuple(message.onbehalfof.split(",")) if message and message.onbehalfof else ()
+    return message.chain if message else ()
 
 
 def _facts(record: Record, bundle: Bundle) -> dict[str, Any]:

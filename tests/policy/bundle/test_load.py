@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from policy.kit import PERMIT, loaded, write
-from tidegate_policy.bundle import Bundle, Question, load_bundle, write_bundle
+from tidegate_policy.bundle import Bundle, Question, load_bundle
 from tidegate_policy.roster import BUILT_IN
 from tidegate_schemas.errors import InvalidPolicy
 from tidegate_schemas.identity import Registration, Role
@@ -252,25 +252,6 @@ def test_ids_that_no_record_could_hold_are_refused(tmp_path: Path) -> None:
     assert problems(tmp_path) == [
         f"{tmp_path}: the ids of its policies are 131200 bytes, at most 131072"
     ]
-
-
-def test_a_bundle_is_written_as_it_was_loaded(tmp_path: Path) -> None:
-    """With the schema that follows from it, for other tools; what was there before is gone."""
-    author = write(
-        tmp_path / "policy",
-        {"a.cedar": PERMIT, "b.cedar": FORBID, "facts.yaml": "task: { a.b: { n: Long } }"},
-    )
-    write(author / "tests", {"a.yaml": "- by: a.b"})
-    folder = write(tmp_path / "bundle", {"stale.cedar": "permit ("})
-    bundle = load_bundle(author)
-
-    write_bundle(folder, bundle)
-
-    names = {str(path.relative_to(folder)) for path in folder.rglob("*.*")}
-    assert names == {"a.cedar", "b.cedar", "facts.yaml", "schema.cedarschema", "tests/a.yaml"}
-    assert load_bundle(folder).digest == bundle.digest
-    again = {name: (folder / name).read_text("utf-8") for name in names}
-    assert Bundle.of_files(again).digest == bundle.digest
 
 
 @pytest.mark.parametrize(

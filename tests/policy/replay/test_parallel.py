@@ -11,13 +11,13 @@ import pytest
 from support import OPERATOR, Broker, running_broker
 from tidegate.bench.history import History, bundles
 from tidegate_bus.appender import MAX_BATCH, FastAppender
-from tidegate_bus.broker.accounts import GATEWAY
 from tidegate_bus.bulk import Access
 from tidegate_policy.bundle import Bundle
 from tidegate_policy.replay import Past, Stretch, Tally, WhatIf, what_if
 from tidegate_policy.replay import parallel as module
 from tidegate_policy.roster import BUILT_IN
 from tidegate_schemas.errors import InvalidPolicy, LedgerGap, Unavailable
+from tidegate_schemas.vocabulary import GATEWAY
 
 from .kit import changes
 

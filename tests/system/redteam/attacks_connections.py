@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from support import OTHER, until
-from tidegate_bus.broker.accounts import GATEWAY
 from tidegate_bus.identity.credentials import Credentials
 from tidegate_bus.identity.keyring import new_seed
+from tidegate_schemas.vocabulary import GATEWAY
 
 from .attack import INBOX, NOW, OWN, PULL, Attack, Marks, event
 from .ground import Foe

@@ -15,13 +15,12 @@ from typing import Any
 
 from bus.test_operator_mode import forged
 from support import AGENT, OTHER
-from tidegate_bus.broker.accounts import GATEWAY
 from tidegate_bus.identity import jwt
 from tidegate_bus.identity.credentials import Credentials
 from tidegate_bus.identity.jwt import Key
 from tidegate_bus.identity.operator_mode import AccountLimits, Authority
 from tidegate_schemas.identity import Role
-from tidegate_schemas.vocabulary import COORDINATOR
+from tidegate_schemas.vocabulary import COORDINATOR, GATEWAY
 
 from .attack import INBOX, NOW, OWN, PULL, Attack, Marks, event
 from .ground import Foe

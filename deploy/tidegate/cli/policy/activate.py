@@ -74,9 +74,7 @@ async def _activate(
         loaded = _loaded(bundle, project, known)
         if loaded.digest == known.active:
             raise InvalidInput(f"{loaded.digest} is in force already")
-        if loaded.digest not in known.files:
-            await policies.propose(sender, loaded)
-        done = await policies.activate(sender, loaded.digest, reason=reason, report=report)
+        done = await policies.put_in_force(sender, loaded, known, reason=reason, report=report)
         return done, loaded.digest
 
 

@@ -75,5 +75,5 @@ def show(
 
 
 def _demands(rule: Rule) -> list[str]:
-    texts = [text.rpartition("#")[0].replace(":", " ", 1) for text in rule.obligations.texts()]
+    texts = [text.partition("#")[0].replace(":", " ", 1) for text in rule.obligations.texts()]
     return [word for word in ("shadow", "learn") if getattr(rule, word)] + texts
