@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from policy.kit import EXAMPLES
 from policy.office import ANN, ASKER, COORDINATOR, OPEN, PAYER, SECOND, Office, policies
-from tidegate_policy.obligations import NANO, amount, amount_text
+from tidegate_policy.obligations import NANO, amount, amount_text, parse, read
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidPolicy
 from tidegate_schemas.record import Reason, Record
@@ -197,3 +197,19 @@ def test_a_reserve_above_its_limit_is_refused() -> None:
     """Nothing would ever fit, which nobody means."""
     with pytest.raises(InvalidPolicy, match="nothing would ever fit"):
         office('@budget("usd:1/1d reserve 2")')
+
+
+def test_every_obligation_is_read_back_from_its_record() -> None:
+    """Whatever the id of its policy holds; so `#` stands in no pointer, where it is cut."""
+    texts = {
+        "rate_limit": "2/1m per team",
+        "budget": "usd:1/1d per bus reserve 0.5",
+        "require_approval": "1 of role operator within 1h",
+        "redact": "/a/b",
+    }
+    found = parse("permit", {"id": "a#b: c", **texts})
+    limits = (*found.rates, *found.budgets, *found.approvals)
+    assert {text: read(text) for text in map(str, limits)} == {str(one): one for one in limits}
+    assert "redact:/a/b#a#b: c" in found.texts()
+    with pytest.raises(ValueError, match="without #"):
+        parse("permit", {"id": "a", "redact": "/a#b"})
