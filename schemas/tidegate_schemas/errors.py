@@ -20,7 +20,8 @@
     └── LedgerError                 the evidence is not what it should be; stop and look
         ├── Fenced                  somebody else wrote to the ledger
         ├── LedgerGap               a record or a submission is missing
-        └── TopologyDrift           streams or consumers differ from what the code declares
+        ├── TopologyDrift           streams or consumers differ from what the code declares
+        └── VerificationError       evidence does not prove what it is given for, or is malformed
 
 The split is by what the caller can do about it. Programming mistakes stand outside the tree.
 """
@@ -253,6 +254,10 @@ class TopologyDrift(LedgerError):
     def __init__(self, differences: list[str]) -> None:
         super().__init__("\n".join(differences))
         self.differences = differences
+
+
+class VerificationError(LedgerError):
+    """Evidence does not prove what it is given for: malformed, altered, or of something else."""
 
 
 def first_error(error: BaseException) -> BaseException:

@@ -1,0 +1,55 @@
+"""Checkpoints (C2SP tlog-checkpoint): how long a log was, and the root of its tree then."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from tidegate_schemas.errors import VerificationError
+
+from .tree import HASH_BYTES
+
+_SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What is signed of a log.
+
+    Attributes:
+        origin: the log's name.
+        size: how many records it had.
+        root: of the tree of these, 32 bytes.
+    """
+
+    origin: str
+    size: int
+    root: bytes
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the text of a note. A log of ours says nothing more in it, so nothing else is taken.
+
+        Raises:
+            VerificationError: it is no checkpoint.
+        """
+        lines = text.split("\n")
+        if len(lines) != 4 or lines[3] or not lines[0]:
+            raise VerificationError("not a checkpoint: it has the lines origin, size and root")
+        origin, size, encoded, _ = lines
+        if not _SIZE.fullmatch(size):
+            raise VerificationError(f"not the size of a log: {size[:40]!r}")
+        try:
+            root = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            root = b""
+        if len(root) != HASH_BYTES or base64.b64encode(root).decode() != encoded:
+            raise VerificationError(f"not the root of a log: {encoded[:60]!r}")
+        return cls(origin, int(size), root)
+
+    def text(self) -> str:
+        """The text of its note."""
+        return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
