@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tidegate_bus.broker.accounts import PROBE, REGISTRAR, WARDEN
+from tidegate_bus.broker.accounts import NOTARY, PROBE, REGISTRAR, WARDEN
 from tidegate_bus.broker.tls import server_block
 from tidegate_bus.broker.topology import Limits
 from tidegate_bus.identity.keyring import Keyring
@@ -124,6 +124,7 @@ class Project:
         yield GATEWAY, Role.GATEWAY
         yield REGISTRAR, Role.REGISTRAR
         yield WARDEN, Role.WARDEN
+        yield NOTARY, Role.NOTARY
         yield PROBE, Role.PROBE
         yield COORDINATOR, Role.COORDINATOR
         yield OPERATOR, Role.OPERATOR

@@ -31,12 +31,15 @@ def rights(principal: Principal, role: Role, *, together: bool = False) -> list[
 
 def _does(subject: str, who: Principal) -> str:
     ingress, ledger = subjects.ingress_stream(0), subjects.ledger_stream(0)
-    own = subjects.consumer(who)
+    own, heads = subjects.consumer(who), subjects.heads_stream(0)
     known = {
         subjects.submission(who): "submit as itself",
         subjects.ledger_subjects(0): "write records to the ledger",
         subjects.RECEIPT_SUBJECTS: "tell senders their verdicts",
         subjects.tail(0): "announce that the ledger grew",
+        subjects.head(0): "sign how long the ledger is, and its root",
+        subjects.direct_get(heads): "read what was signed of the ledger",
+        subjects.stream_info(heads): "see the state of the stream of signed heads",
         subjects.direct_get(ledger): "read the whole ledger",
         subjects.stream_info(ledger): "see the state of the ledger's stream",
         subjects.stream_info(ingress): "see the state of the ingress",
@@ -45,7 +48,9 @@ def _does(subject: str, who: Principal) -> str:
         subjects.pull(ingress, "*"): "pull submissions",
         f"$JS.API.STREAM.CREATE.{ingress}": "make the ingress stream",
         f"$JS.API.STREAM.CREATE.{ledger}": "make the ledger's stream (not change or delete it)",
+        f"$JS.API.STREAM.CREATE.{heads}": "make the stream of signed heads",
         f"$JS.API.STREAM.UPDATE.{ingress}": "change the ingress stream",
+        f"$JS.API.STREAM.UPDATE.{heads}": "change the stream of signed heads",
         f"{subjects.consumer_create(ledger)}.>": "make and change consumers of the ledger",
         f"$JS.API.CONSUMER.INFO.{ledger}.*": "see the state of every consumer",
         subjects.consumer_list(ledger): "list the consumers",

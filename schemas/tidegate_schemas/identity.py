@@ -22,6 +22,7 @@ class Role(StrEnum):
     GATEWAY = "gateway"
     REGISTRAR = "registrar"
     WARDEN = "warden"
+    NOTARY = "notary"
     COORDINATOR = "coordinator"
     OPERATOR = "operator"
     PROBE = "probe"

@@ -5,6 +5,7 @@
     ledger.<p>.<verdict>.<kind>.<to…>       a record; <p> is the partition
     receipt.<team>.<name>                   verdicts, back to the sender
     tail.<p>                                a hint that the ledger grew; carries the last sequence
+    head.<p>                                a signed note: how long the ledger is, and its root
 
 Teams and names: `[a-z0-9-]{1,63}`. Destinations: `[A-Za-z0-9_-]+` tokens joined by dots.
 """
@@ -171,6 +172,11 @@ def tail(partition: int) -> str:
     return f"tail.{partition}"
 
 
+def head(partition: int) -> str:
+    """Where the writer of a ledger publishes what it signs of it."""
+    return f"head.{partition}"
+
+
 def ingress_stream(partition: int) -> str:
     """Name of the stream that buffers submissions."""
     return f"INGRESS_{partition}"
@@ -179,6 +185,11 @@ def ingress_stream(partition: int) -> str:
 def ledger_stream(partition: int) -> str:
     """Name of the stream that is the ledger."""
     return f"LEDGER_{partition}"
+
+
+def heads_stream(partition: int) -> str:
+    """Name of the stream of the signed heads of a ledger."""
+    return f"HEADS_{partition}"
 
 
 def consumer(principal: Principal) -> str:

@@ -49,11 +49,17 @@ last longer than 30 s."""
 REGISTRAR = Principal(BUILT_IN_TEAM, "registrar")
 WARDEN = Principal(BUILT_IN_TEAM, "warden")
 PROBE = Principal(BUILT_IN_TEAM, "probe")
+NOTARY = Principal(BUILT_IN_TEAM, "notary")
 
 TOGETHER = "AGENTS"
 """The account of all who submit or receive, where they have none of their own."""
 
-_ACCOUNTS = {Role.GATEWAY: "BUS", Role.REGISTRAR: "BUS", Role.WARDEN: "SYS"}
+_ACCOUNTS = {
+    Role.GATEWAY: "BUS",
+    Role.REGISTRAR: "BUS",
+    Role.NOTARY: "BUS",
+    Role.WARDEN: "SYS",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,7 @@ class Permissions:
 def permissions(principal: Principal, role: Role, partition: int = 0) -> Permissions:
     """Everything a principal may do at the broker."""
     ingress, ledger = subjects.ingress_stream(partition), subjects.ledger_stream(partition)
+    heads = subjects.heads_stream(partition)
     own_inbox = f"{subjects.inbox(principal)}.>"
     sender = Permissions(
         (subjects.submission(principal),), (own_inbox, subjects.receipt(principal))
@@ -94,6 +101,8 @@ def permissions(principal: Principal, role: Role, partition: int = 0) -> Permiss
                     subjects.submission(principal),
                     subjects.RECEIPT_SUBJECTS,
                     subjects.tail(partition),
+                    subjects.head(partition),
+                    subjects.direct_get(heads),
                     *reader,
                     subjects.stream_info(ledger),
                     subjects.stream_info(ingress),
@@ -108,15 +117,22 @@ def permissions(principal: Principal, role: Role, partition: int = 0) -> Permiss
                 (
                     f"$JS.API.STREAM.CREATE.{ingress}",
                     f"$JS.API.STREAM.CREATE.{ledger}",
+                    f"$JS.API.STREAM.CREATE.{heads}",
                     f"$JS.API.STREAM.UPDATE.{ingress}",
+                    f"$JS.API.STREAM.UPDATE.{heads}",
                     subjects.stream_info(ingress),
                     subjects.stream_info(ledger),
+                    subjects.stream_info(heads),
                     f"{subjects.consumer_create(ledger)}.>",
                     f"$JS.API.CONSUMER.INFO.{ledger}.*",
                     subjects.consumer_list(ledger),
                     subjects.consumer_pause(ledger, "*"),
                 ),
                 (own_inbox,),
+            )
+        case Role.NOTARY:  # reads, and writes nowhere
+            return Permissions(
+                (*reader, subjects.direct_get(heads), subjects.stream_info(ledger)), (own_inbox,)
             )
         case Role.AGENT:
             name = subjects.consumer(principal)

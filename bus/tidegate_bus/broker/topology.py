@@ -14,6 +14,7 @@ from tidegate_schemas.subjects import Kind, Principal
 _NOT_FOUND = {10014, 10059}
 _UNORDERED = {"subjects", "filter_subjects"}
 _SECOND = 1_000_000_000
+_HEADS_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,17 @@ def streams(limits: Limits, partition: int = 0) -> list[dict[str, Any]]:
             "deny_purge": True,
             "allow_direct": True,
             "allow_batched": True,  # fast-ingest publishing, ADR-50
+            "duplicate_window": _SECOND // 10,
+        },
+        {  # for the notary, which needs the newest one and keeps what it has checked
+            **common,
+            "name": subjects.heads_stream(partition),
+            "subjects": [subjects.head(partition)],
+            "max_bytes": _HEADS_BYTES,
+            "discard": "old",
+            "max_msgs_per_subject": -1,
+            "allow_direct": True,
+            "allow_batched": False,
             "duplicate_window": _SECOND // 10,
         },
     ]
