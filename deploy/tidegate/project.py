@@ -92,6 +92,31 @@ class State:
         return self.folder / "address"
 
     @property
+    def evidence(self) -> Path:
+        """What proves the ledger, and the keys that sign it."""
+        return self.folder / "evidence"
+
+    @property
+    def evidence_keys(self) -> Path:
+        """Secret keys that sign evidence, see `evidence_keys.SigningKeys`."""
+        return self.evidence / "keys"
+
+    @property
+    def trust(self) -> Path:
+        """Public keys, and how many witnesses must have signed (C2SP tlog-policy)."""
+        return self.evidence / "trust"
+
+    @property
+    def writer(self) -> Path:
+        """What the gateway keeps of the tree that it signs."""
+        return self.evidence / "writer"
+
+    @property
+    def notary(self) -> Path:
+        """Checkpoints, tiles and alarms."""
+        return self.evidence / "notary"
+
+    @property
     def tls(self) -> Path:
         """Certificates, if the project does not name another folder."""
         return self.folder / "tls"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tidegate_evidence.note import Verifier
 from tidegate_schemas import vocabulary
 from tidegate_schemas.envelope import Envelope
-from tidegate_schemas.errors import InvalidEnvelope
+from tidegate_schemas.errors import InvalidEnvelope, VerificationError
+from tidegate_schemas.evidence import EvidenceKeys
 from tidegate_schemas.governance import Activation, Opinion, Order, Proposal, Target
 from tidegate_schemas.subjects import Kind
 
@@ -30,9 +32,10 @@ FOLLOWED = COMMANDS | {
     vocabulary.APPROVAL_REFUSE,
     vocabulary.BLUEPRINT_REGISTER,
     vocabulary.CLOCK_TICK,
+    vocabulary.EVIDENCE_KEYS,
 }
-"""What the gateway itself follows, now and whenever it reads the ledger: the record keeps it whole,
-whatever policy says of redaction."""
+"""What the gateway itself follows, now and whenever it reads the ledger, or an auditor: the record
+keeps it whole, whatever policy says of redaction."""
 
 
 NO_REPORT = "the settings demand a report of what it changes; make one with `tidegate policy diff`"
@@ -62,6 +65,8 @@ def check_command(
             read_blueprint(envelope)
         case vocabulary.CLOCK_TICK:
             raise InvalidEnvelope("data", "the time is told by the gateway itself")
+        case vocabulary.EVIDENCE_KEYS:
+            _check_keys(envelope.payload(EvidenceKeys))
         case _ if to in COMMANDS:
             state.controls.after(to, Target.parse(envelope.payload(Order).target))
         case _:
@@ -86,6 +91,19 @@ def _check_activation(state: State, limits: Limits, by: str, activation: Activat
             raise InvalidEnvelope(
                 "data", f"under it {by} may not send {command} any more; nobody could go back"
             )
+
+
+def _check_keys(said: EvidenceKeys) -> None:
+    """Keys that nobody can read would leave an auditor without any."""
+    seen: set[bytes] = set()
+    for one in said.keys:
+        try:
+            verifier = Verifier.parse(one.key)
+        except VerificationError as error:
+            raise InvalidEnvelope("data", str(error)) from error
+        if verifier.public in seen:
+            raise InvalidEnvelope("data", f"one key signs one thing; {one.key} is there twice")
+        seen.add(verifier.public)
 
 
 def _check_opinion(state: State, by: str, to: str, opinion: Opinion, now: int) -> None:

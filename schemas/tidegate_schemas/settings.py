@@ -64,6 +64,32 @@ class GatewaySettings(Document):
     """Whether policies come into force only with a report of what they change."""
 
 
+class WitnessSettings(Document):
+    """Somebody else who cosigns checkpoints (C2SP tlog-witness)."""
+
+    key: Annotated[str, Field(pattern=r"^[^\s+]{1,255}\+[0-9a-f]{8}\+[A-Za-z0-9+/]+={0,2}$")]
+    """Public key, as the witness prints it: `name+8 hex digits+base64`."""
+    url: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")]
+    """Where it takes checkpoints: `add-checkpoint` comes after it."""
+
+
+class EvidenceSettings(Document):
+    """Who besides the bus's own notary vouches for the ledger, and what is kept."""
+
+    witnesses: tuple[WitnessSettings, ...] = Field(default=(), strict=False)
+    quorum: Literal["any", "all"] | Annotated[int, Field(ge=1)] = "all"
+    """How many of the witnesses must have signed what is to be trusted."""
+    checkpoints: Duration = 2557 * 86_400.0
+    """How long a checkpoint of each day is kept; the newest one always is."""
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> EvidenceSettings:
+        if isinstance(self.quorum, int) and self.quorum > len(self.witnesses):
+            fault = f"{self.quorum} of {len(self.witnesses)} witnesses can never be met"
+            raise misfit(EvidenceSettings, [(("quorum",), fault)])
+        return self
+
+
 class Settings(Document):
     """A project: a folder with this file, `agents/`, `blueprints/` and `policy/`."""
 
@@ -72,3 +98,4 @@ class Settings(Document):
     """Principals besides the agents that may submit, e.g. outside systems."""
     server: ServerSettings = ServerSettings()
     gateway: GatewaySettings = GatewaySettings()
+    evidence: EvidenceSettings = EvidenceSettings()

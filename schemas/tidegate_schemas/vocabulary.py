@@ -34,6 +34,9 @@ CONTROL_RELEASE = "control.release"
 CLOCK_TICK = "clock.tick"
 """Controls. Their data, and what they do: see `governance`."""
 
+EVIDENCE_KEYS = "evidence.keys"
+"""Control. Data: `evidence.EvidenceKeys`. Nothing follows; auditors find the keys by it."""
+
 GATEWAY = Principal("tidegate", "gateway")
 """Who decides and records; it says itself only that time has passed."""
 

@@ -24,7 +24,15 @@ from .tally import Tally
 
 _COORDINATOR = str(vocabulary.COORDINATOR)
 _MAX_REMEMBERED = 100_000
-_CHECKED = ("identity.", "policy.", "approval.", "control.", "blueprint.", "clock.")
+_CHECKED = (
+    "identity.",
+    "policy.",
+    "approval.",
+    "control.",
+    "blueprint.",
+    "clock.",
+    "evidence.",
+)
 """Commands that are followed only if they can be, given what the ledger says so far."""
 
 

@@ -30,6 +30,7 @@ PERMITS = {
     ("tidegate.coordinator", Kind.CONTROL, "run.cancel"): "coordinator-keeps-its-books",
     ("tidegate.operator", Kind.CONTROL, "identity.register"): "operator-runs-the-bus",
     ("tidegate.operator", Kind.CONTROL, "identity.revoke"): "operator-runs-the-bus",
+    ("tidegate.operator", Kind.CONTROL, "evidence.keys"): "operator-runs-the-bus",
     ("tidegate.operator", Kind.CONTROL, "run.start"): "operator-runs-the-bus",
     ("tidegate.operator", Kind.CONTROL, "run.cancel"): "operator-runs-the-bus",
     **{
@@ -46,6 +47,7 @@ DESTINATIONS = {
     Kind.CONTROL: (
         "identity.register",
         "identity.revoke",
+        "evidence.keys",
         "blueprint.register",
         "run.cancel",
         "run.start",
