@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tidegate_evidence.note import Verifier
 from tidegate_schemas import vocabulary
+from tidegate_schemas.audit import Export, Replay
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidEnvelope, VerificationError
 from tidegate_schemas.evidence import EvidenceKeys
@@ -33,8 +34,10 @@ FOLLOWED = COMMANDS | {
     vocabulary.BLUEPRINT_REGISTER,
     vocabulary.CLOCK_TICK,
     vocabulary.EVIDENCE_KEYS,
+    vocabulary.AUDIT_EXPORT,
+    vocabulary.AUDIT_REPLAY,
 }
-"""What the gateway itself follows, now and whenever it reads the ledger, or an auditor: the record
+"""What the gateway itself reads, now and whenever it reads the ledger, or an auditor: the record
 keeps it whole, whatever policy says of redaction."""
 
 
@@ -67,6 +70,10 @@ def check_command(
             raise InvalidEnvelope("data", "the time is told by the gateway itself")
         case vocabulary.EVIDENCE_KEYS:
             _check_keys(envelope.payload(EvidenceKeys))
+        case vocabulary.AUDIT_EXPORT:
+            envelope.payload(Export).check()
+        case vocabulary.AUDIT_REPLAY:
+            envelope.payload(Replay).check()
         case _ if to in COMMANDS:
             state.controls.after(to, Target.parse(envelope.payload(Order).target))
         case _:

@@ -37,6 +37,10 @@ CLOCK_TICK = "clock.tick"
 EVIDENCE_KEYS = "evidence.keys"
 """Control. Data: `evidence.EvidenceKeys`. Nothing follows; auditors find the keys by it."""
 
+AUDIT_EXPORT = "audit.export"
+AUDIT_REPLAY = "audit.replay"
+"""Controls. Their data: see `audit`. Nothing follows from them."""
+
 GATEWAY = Principal("tidegate", "gateway")
 """Who decides and records; it says itself only that time has passed."""
 

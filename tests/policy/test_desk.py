@@ -254,6 +254,16 @@ def test_a_command_that_means_nothing_is_not_admitted(target: str, why: str) -> 
     assert why in refused(office.control(ANN, "control.resume", {"target": target}))
 
 
+def test_what_auditors_say_is_admitted_as_it_is_meant() -> None:
+    """A replay or an export that says nothing is refused; of one that does nothing follows."""
+    office = Office(policies(OPEN))
+    replay = {"first": 1, "last": 3, "mode": "conformance", "report": "sha256:" + "0" * 64}
+    (made,) = office.control(ANN, "audit.replay", replay)
+    assert made.verdict is ALLOW
+    assert "no part" in refused(office.control(ANN, "audit.replay", {**replay, "first": 9}))
+    assert "`mode`" in refused(office.control(ANN, "audit.export", replay))
+
+
 def test_a_command_may_need_two_people() -> None:
     """`@require_approval` on a command: it takes effect when the second one agrees."""
     two = policies(

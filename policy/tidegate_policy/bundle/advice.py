@@ -42,6 +42,8 @@ COMMANDS = (
     vocabulary.RUN_START,
     vocabulary.RUN_CANCEL,
     vocabulary.RUN_TIMEOUT,
+    vocabulary.AUDIT_EXPORT,
+    vocabulary.AUDIT_REPLAY,
 )
 EVENTS = (vocabulary.RUN_FINISHED, vocabulary.PROBED, vocabulary.BYPASSED)
 

@@ -33,6 +33,9 @@ PERMITS = {
     ("tidegate.operator", Kind.CONTROL, "evidence.keys"): "operator-runs-the-bus",
     ("tidegate.operator", Kind.CONTROL, "run.start"): "operator-runs-the-bus",
     ("tidegate.operator", Kind.CONTROL, "run.cancel"): "operator-runs-the-bus",
+    ("tidegate.operator", Kind.CONTROL, "audit.replay"): "operator-runs-the-bus",
+    ("tidegate.operator", Kind.CONTROL, "evidence.keys"): "operator-runs-the-bus",
+    ("tidegate.operator", Kind.CONTROL, "privacy.erase"): "operator-runs-the-bus",
     **{
         ("tidegate.coordinator", Kind.TASK, f"review.{name}"): "coordinator-assigns-reviews"
         for name in REVIEWERS
@@ -45,6 +48,9 @@ PERMITS = {
 DESTINATIONS = {
     Kind.EVENT: ("repo.commit", "run.finished", "anything.else"),
     Kind.CONTROL: (
+        "audit.replay",
+        "evidence.keys",
+        "privacy.erase",
         "identity.register",
         "identity.revoke",
         "evidence.keys",
