@@ -179,7 +179,7 @@ def body(project: Project, wanted: Wanted, port: int, tls: dict[str, Any] | None
     return configuration(
         wanted.users(),
         store=store,
-        store_bytes=_store_bytes(project),
+        store_bytes=project.limits().store_bytes,
         port=port or -1,
         tls=tls,
         log=log,
@@ -187,13 +187,8 @@ def body(project: Project, wanted: Wanted, port: int, tls: dict[str, Any] | None
 
 
 def _authority(project: Project, now: int) -> Authority:
-    limits = AccountLimits(_store_bytes(project), subscriptions=MAX_SUBSCRIPTIONS)
+    limits = AccountLimits(project.limits().store_bytes, subscriptions=MAX_SUBSCRIPTIONS)
     return Authority.open(project.state.authority, limits, now=now)
-
-
-def _store_bytes(project: Project) -> int:
-    limits = project.limits()
-    return limits.ledger_bytes + limits.ingress_bytes
 
 
 def recorded_mode(state: State) -> str | None:

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -78,16 +79,23 @@ async def gateway(project: Project) -> None:
     from tidegate_policy.decide import Limits
     from tidegate_policy.gateway import Gateway, GatewaySettings
     from tidegate_policy.genesis import genesis
+    from tidegate_policy.heads import Heads
+    from tidegate_schemas.evidence import KeyRole
 
-    configured = project.settings.gateway
+    from .evidence_keys import signing_keys
+
+    configured, keys = project.settings.gateway, signing_keys(project)
+    keys.ensure(time.time_ns())
+    log = f"{project.settings.project}/0"
+    heads = Heads(project.state.writer, log, lambda: keys.signers(KeyRole.WRITER, time.time_ns()))
     settings = GatewaySettings(
-        log=f"{project.settings.project}/0",
+        log=log,
         limits=Limits(configured.envelope_bytes, configured.policy_report),
         dedupe_window=configured.dedupe_window,
         dedupe_entries=configured.dedupe_entries,
     )
     async with _process(project.state, "gateway", GATEWAY) as (connection, health, ready):
-        gateway = Gateway(connection, genesis(), settings, health)
+        gateway = Gateway(connection, genesis(), settings, heads, health)
         await _until_signal(gateway.run(), _after(gateway.ready(), ready))
 
 

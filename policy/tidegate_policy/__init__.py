@@ -5,6 +5,7 @@ bundle      a policy bundle: Cedar policies and schema, loaded or refused as a w
 obligations what a policy demands besides its verdict
 decide      the pure core: one submission in, one decision out
 window      which envelope ids were seen lately
+heads       the tree of the ledger, and what is signed of it
 trimmer     what is recorded is forgotten by the ingress
 gateway     the shell: read submissions, decide, append, tell the senders
 invariants  does a ledger hold what Tidegate promises of it

@@ -38,6 +38,7 @@ takes, also when the message could not be read and is kept as base64."""
 
 _MAX_CHAIN = 8
 _WHITESPACE = b" \t\n\r"  # of JSON
+_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +348,8 @@ def record(
     """The record of a decision, to be stored at `seq`.
 
     It holds the envelope byte for byte, without the white space around it: that is no part of a
-    JSON value, and a reader of the record could not tell it from the record's own. What was
+    JSON value, and a reader of the record could not tell it from the record's own. Line ends inside
+    it, which JSON knows between its tokens only, become spaces: a record is one line. What was
     redacted is not in it.
 
     Args:
@@ -364,7 +366,7 @@ def record(
     envelope: Any = msgspec.UNSET
     if decision.envelope is not None:
         text = encode(decision.envelope) if decision.redacted else submission.payload
-        envelope = msgspec.Raw(text.strip(_WHITESPACE))
+        envelope = msgspec.Raw(text.strip(_WHITESPACE).translate(_ONE_LINE))
     keep_raw = decision.envelope is None and not decision.withheld
     return Record(
         v=VERSION,

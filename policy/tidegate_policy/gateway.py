@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from collections import Counter as Tally
 from collections import deque
@@ -16,15 +15,18 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 from tidegate_bus.appender import MAX_BATCH, FastAppender, LedgerAppender
 from tidegate_bus.connection import Connection
+from tidegate_bus.heads import newest_head
 from tidegate_bus.ingress import IngressReader, PulledIngress, Submission
 from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.tasks import end
 from tidegate_bus.telemetry import Health
+from tidegate_evidence.tree import leaf_hash
 from tidegate_schemas import subjects
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.errors import Fenced, InvalidName, LedgerGap, TidegateError, Unavailable
@@ -36,6 +38,7 @@ from . import recall
 from .bundle import Snapshot
 from .decide import Limits
 from .desk import Desk, Entry
+from .heads import Heads
 from .state import State
 from .trimmer import Trimmer
 from .window import Window
@@ -54,6 +57,7 @@ _TICK_SECONDS = 1.0
 
 RECORDS = Counter("tidegate_records", "Records written to the ledger", ["verdict", "kind"])
 TAIL = Gauge("tidegate_ledger_seq", "Sequence of the last record")
+SIGNED = Gauge("tidegate_signed_seq", "Sequence of the last record that a signed head covers")
 REMEMBERED = Gauge("tidegate_dedupe_entries", "Envelope ids that are remembered")
 HELD = Gauge("tidegate_held", "Messages that wait for an approval or the end of a pause")
 DECISIONS = Gauge(
@@ -101,7 +105,7 @@ class _Batch:
         """One more record."""
         made = entry.record
         self.entries.append((entry.subject, entry.payload))
-        self.leaves.append(_digest(entry.payload))
+        self.leaves.append(leaf_hash(entry.payload))
         self.verdicts[made.verdict, made.kind] += 1
         self.receipts.setdefault(made.by, []).append(entry.receipt)
 
@@ -114,6 +118,7 @@ class Gateway:
         connection: Connection,
         genesis: Snapshot,
         settings: GatewaySettings,
+        heads: Heads,
         health: Health,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -123,19 +128,21 @@ class Gateway:
             connection: as `tidegate.gateway`.
             genesis: policies and roster in force while the ledger names none.
             settings: how it works.
+            heads: what was signed of the ledger, and what is to be.
             health: told how it is.
             clock: ns since 1970.
         """
         self._connection = connection
         self._genesis = genesis
         self._settings = settings
+        self._heads = heads
         self._health = health
         self._clock = clock
         self._reader = LedgerReader(connection, settings.partition)
         self._ledger = subjects.ledger_stream(settings.partition)
         self._ready = asyncio.Event()
         self._stored = 0  # last sequence that is known to be stored
-        # Digests of the records of this start and of the one before it that nobody confirmed.
+        # Leaf hashes of the records of this start and of the one before it that nobody confirmed.
         self._unconfirmed: deque[set[bytes]] = deque(maxlen=2)
 
     async def ready(self) -> None:
@@ -167,12 +174,15 @@ class Gateway:
         tail = recall.read(last) if last else None
         seq, after, epoch = (tail.seq, tail.ingress.seq, tail.epoch + 1) if tail else (0, 0, 1)
         await self._check_since(seq)
+        published = await newest_head(self._connection, settings.partition)
+        await self._heads.recover(self._reader, seq, published)
         state = self._begin()
         if last:
             partition, now = settings.partition, self._clock()
             state = await recall.recall(self._reader, self._begin, partition, last, now)
         desk = Desk(state, settings.limits, settings.log, settings.partition, epoch, seq)
         async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self._heads.close)
             ingress = await PulledIngress.open(
                 self._connection, after=after, partition=settings.partition
             )
@@ -197,6 +207,7 @@ class Gateway:
                 self._decide(desk, tail.ingress if tail else None, ingress, appender, batches),
                 self._confirm(batches, trimmer),
                 trimmer.run(),
+                self._heads.run(self._publish_head),
                 self._tick(state),
                 self._beat(state),
             )
@@ -213,7 +224,7 @@ class Gateway:
         if self._unconfirmed:
             own = set[bytes]().union(*self._unconfirmed)
             async for stored in self._reader.read(self._stored + 1):
-                if _digest(stored.payload) not in own:
+                if leaf_hash(stored.payload) not in own:
                     raise Fenced(self._stored, f"record {stored.seq} is of somebody else")
         self._stored = tail
 
@@ -247,6 +258,7 @@ class Gateway:
                     over = over or entry.switched
             if batch.entries:
                 self._unconfirmed[-1].update(batch.leaves)
+                self._heads.sending(desk.seq - len(batch.leaves) + 1, batch.leaves)
                 batch.stored = await appender.append(batch.entries)
                 await batches.put(batch)
             if over or waiting:
@@ -267,6 +279,7 @@ class Gateway:
                 # again tells, and stops if it was somebody else.
                 raise Unavailable(str(error)) from error
             self._unconfirmed[-1].difference_update(batch.leaves)
+            self._heads.stored(batch.leaves)
             self._health.fail(None)
             for by, receipts in batch.receipts.items():
                 try:
@@ -284,6 +297,9 @@ class Gateway:
                 DECIDED.observe((now - submission.time) / 1e9)
             if batch.submissions:
                 trimmer.recorded(batch.submissions[-1].seq)
+
+    async def _publish_head(self, note: bytes) -> None:
+        await self._connection.api(subjects.head(self._settings.partition), msgspec.Raw(note))
 
     async def _tick(self, state: State) -> None:
         """Say that time has passed, when something that is held has waited too long for it."""
@@ -305,6 +321,7 @@ class Gateway:
         while True:
             REMEMBERED.set(len(state.window))
             HELD.set(len(state.holds))
+            SIGNED.set(self._heads.signed)
             counters = state.snapshot.counters
             for how in ("hits", "misses", "uncached", "checked"):
                 DECISIONS.labels(how).set(getattr(counters, how))
@@ -327,10 +344,6 @@ def _messages(receipts: list[Receipt]) -> Iterator[bytes]:
         middle = len(receipts) // 2
         yield from _messages(receipts[:middle])
         yield from _messages(receipts[middle:])
-
-
-def _digest(payload: bytes) -> bytes:
-    return hashlib.sha256(payload).digest()
 
 
 async def _until_one_fails(*works: Coroutine[Any, Any, None]) -> None:

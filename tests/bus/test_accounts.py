@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 
 from support import ADMIN, AGENT, INTRUDER, OPERATOR, OTHER, PUBLISHER, Broker, Raw
-from tidegate_bus.broker.accounts import PROBE, REGISTRAR, WARDEN, Identity, configuration
+from tidegate_bus.broker.accounts import (
+    NOTARY,
+    PROBE,
+    REGISTRAR,
+    WARDEN,
+    Identity,
+    configuration,
+)
 from tidegate_bus.broker.server import find_server
 from tidegate_bus.identity.keyring import Keyring
 from tidegate_bus.ingress import PulledIngress
@@ -20,7 +27,7 @@ from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import COORDINATOR, GATEWAY
 
-INGRESS, LEDGER = "INGRESS_0", "LEDGER_0"
+INGRESS, LEDGER, HEADS = "INGRESS_0", "LEDGER_0", "HEADS_0"
 OPEN_CONSUMER = json.dumps(
     {"stream_name": LEDGER, "config": {"name": "x", "ack_policy": "none"}}
 ).encode()
@@ -37,6 +44,7 @@ EVERYTHING = [
     "receipt.team.agent",
     "receipt.team.other",
     "tail.0",
+    "head.0",
     "_INBOX_team_agent.x",
     "_INBOX_team_other.x",
     "_R_.x.y",
@@ -55,6 +63,7 @@ EVERYTHING = [
     "$JS.API.STREAM.RESTORE.ANOTHER",
     "$JS.API.DIRECT.GET.LEDGER_0",
     "$JS.API.DIRECT.GET.INGRESS_0",
+    "$JS.API.DIRECT.GET.HEADS_0",
     "$JS.API.DIRECT.GET.LEDGER_0.ledger.0.allow.task.work.do",
     *(
         f"$JS.API.STREAM.{verb}.{stream}"
@@ -62,12 +71,12 @@ EVERYTHING = [
             *("CREATE", "UPDATE", "INFO", "PURGE", "DELETE", "RESTORE", "SNAPSHOT"),
             *("MSG.GET", "MSG.DELETE", "LEADER.STEPDOWN", "PEER.REMOVE"),
         )
-        for stream in (INGRESS, LEDGER)
+        for stream in (INGRESS, LEDGER, HEADS)
     ),
     *(
         f"$JS.API.CONSUMER.{verb}.{stream}.{name}"
         for verb in ("CREATE", "DURABLE.CREATE", "INFO", "DELETE", "MSG.NEXT", "PAUSE", "RESET")
-        for stream in (INGRESS, LEDGER)
+        for stream in (INGRESS, LEDGER, HEADS)
         for name in ("team_agent", "team_other", "x.ledger.0.allow.task.work.do")
     ),
     "$JS.API.CONSUMER.LIST.LEDGER_0",
@@ -92,6 +101,11 @@ ALLOWED: dict[Principal, set[str]] = {
         "$SYS.REQ.SERVER.ID.KICK",
         "$SYS.REQ.CLAIMS.UPDATE",
     },
+    NOTARY: {
+        "$JS.API.DIRECT.GET.HEADS_0",
+        "$JS.API.DIRECT.GET.LEDGER_0",
+        "$JS.API.STREAM.INFO.LEDGER_0",
+    },
     OPERATOR: {"$JS.API.DIRECT.GET.LEDGER_0"},
     COORDINATOR: {"$JS.API.DIRECT.GET.LEDGER_0"},
     GATEWAY: {
@@ -100,6 +114,8 @@ ALLOWED: dict[Principal, set[str]] = {
         "receipt.team.agent",
         "receipt.team.other",
         "tail.0",
+        "head.0",
+        "$JS.API.DIRECT.GET.HEADS_0",
         "$JS.API.DIRECT.GET.LEDGER_0",
         "$JS.API.STREAM.INFO.INGRESS_0",
         "$JS.API.STREAM.INFO.LEDGER_0",
@@ -110,6 +126,9 @@ ALLOWED: dict[Principal, set[str]] = {
     REGISTRAR: {
         "$JS.API.STREAM.CREATE.INGRESS_0",
         "$JS.API.STREAM.CREATE.LEDGER_0",
+        "$JS.API.STREAM.CREATE.HEADS_0",
+        "$JS.API.STREAM.INFO.HEADS_0",
+        "$JS.API.STREAM.UPDATE.HEADS_0",
         "$JS.API.STREAM.INFO.INGRESS_0",
         "$JS.API.STREAM.INFO.LEDGER_0",
         "$JS.API.STREAM.UPDATE.INGRESS_0",
@@ -173,7 +192,7 @@ async def test_a_principal_may_publish_what_its_role_names_and_nothing_else(
 ) -> None:
     """The broker itself refuses every other subject, all of the API among them."""
     raw = await speaking_as(who)
-    own: set[str] = set() if who in (GATEWAY, REGISTRAR, WARDEN) else {f"in.{who}"}
+    own: set[str] = set() if who in (GATEWAY, REGISTRAR, WARDEN, NOTARY) else {f"in.{who}"}
     allowed = {
         subject
         for subject in {*EVERYTHING, f"in.{who}"}

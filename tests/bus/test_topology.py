@@ -51,6 +51,7 @@ async def test_an_empty_broker_gets_everything_that_is_declared(tmp_path: Path) 
         assert await drift(registrar, LIMITS, SUBSCRIPTIONS) == [
             "INGRESS_0: missing",
             "LEDGER_0: missing",
+            "HEADS_0: missing",
             "team_agent: missing",
             "team_other: missing",
         ]

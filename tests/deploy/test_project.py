@@ -65,6 +65,7 @@ def test_the_scaffold_is_a_project(project: Path) -> None:
         "tidegate.registrar": Role.REGISTRAR,
         "tidegate.warden": Role.WARDEN,
         "tidegate.probe": Role.PROBE,
+        "tidegate.notary": Role.NOTARY,
         "tidegate.coordinator": Role.COORDINATOR,
         "tidegate.operator": Role.OPERATOR,
         "front-desk.greeter": Role.AGENT,
@@ -91,7 +92,7 @@ def test_everybody_gets_a_key_and_keeps_it(project: Path) -> None:
     ensure_keys(found, 2)
 
     assert current(found).users() == first
-    assert len({identity.public_key for identity in first}) == 8
+    assert len({identity.public_key for identity in first}) == 9
     seeds = list((project / ".tidegate" / "keys").iterdir())
     assert {seed.stat().st_mode & 0o777 for seed in seeds} == {0o600}
 

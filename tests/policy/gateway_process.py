@@ -17,9 +17,11 @@ import msgspec
 
 from tidegate_bus.connection import connect
 from tidegate_bus.telemetry import Health, configure_logging
+from tidegate_evidence.note import Algorithm, Signer
 from tidegate_policy.bundle import Snapshot, load_bundle
 from tidegate_policy.decide import Limits
 from tidegate_policy.gateway import Gateway, GatewaySettings
+from tidegate_policy.heads import Heads
 from tidegate_policy.roster import Roster
 from tidegate_schemas.errors import LedgerError
 from tidegate_schemas.identity import Registration
@@ -32,7 +34,9 @@ async def main(url: str, seed: str, snapshot: Snapshot) -> None:
         return  # whoever would have begun is gone
     settings = GatewaySettings("test/0", Limits(256 * 1024), 600.0, 100_000)
     async with await connect(url, GATEWAY, seed) as connection:
-        await Gateway(connection, snapshot, settings, Health()).run()
+        writer = Signer("test/0", Algorithm.NOTE, bytes(32))
+        signed = Heads(Path(sys.argv[3]).parent / "writer", "test/0", lambda: [writer])
+        await Gateway(connection, snapshot, settings, signed, Health()).run()
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ async def running(
     seed = broker.keyring.seed(GATEWAY)
     async with await connect(broker.url, GATEWAY, seed) as connection:
         health = WatchedHealth()
-        gateway = Gateway(connection, snapshot, settings, health, clock)
+        gateway = Gateway(connection, snapshot, settings, broker.heads(), health, clock)
         task = asyncio.create_task(gateway.run())
         ready = asyncio.create_task(gateway.ready())
         await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tidegate_bus.broker import topology
-from tidegate_bus.broker.accounts import PROBE, REGISTRAR, WARDEN, Identity, configuration
+from tidegate_bus.broker.accounts import (
+    NOTARY,
+    PROBE,
+    REGISTRAR,
+    WARDEN,
+    Identity,
+    configuration,
+)
 from tidegate_bus.broker.server import Server
 from tidegate_bus.broker.topology import Limits as StreamLimits
 from tidegate_bus.broker.topology import Subscription
@@ -24,9 +31,11 @@ from tidegate_bus.identity.keyring import Keyring
 from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.publisher import Publisher
 from tidegate_bus.telemetry import Health
+from tidegate_evidence.note import Algorithm, Signer
 from tidegate_policy.bundle import Bundle
 from tidegate_policy.decide import Limits
 from tidegate_policy.gateway import Gateway, GatewaySettings
+from tidegate_policy.heads import Heads
 from tidegate_policy.roster import Roster
 from tidegate_schemas.identity import Registration, Role
 from tidegate_schemas.record import Record
@@ -55,6 +64,7 @@ ROLES = {
     GATEWAY: Role.GATEWAY,
     REGISTRAR: Role.REGISTRAR,
     WARDEN: Role.WARDEN,
+    NOTARY: Role.NOTARY,
     PROBE: Role.PROBE,
     COORDINATOR: Role.COORDINATOR,
     OPERATOR: Role.OPERATOR,
@@ -75,6 +85,15 @@ PERMIT_ALL = """
 @id("no-secrets") forbid (principal, action, resource == Topic::"secret");
 """
 LIMITS = StreamLimits(ledger_bytes=2**30, ingress_bytes=2**28, backlog=100_000)
+
+
+WRITER = Signer("test/0", Algorithm.NOTE, bytes(32))
+"""Signs the heads of the ledgers of tests."""
+
+
+def heads(folder: Path) -> Heads:
+    """The heads of a gateway of tests."""
+    return Heads(folder, "test/0", lambda: [WRITER])
 
 
 class Broker:
@@ -162,6 +181,10 @@ class Broker:
         """Create the streams, and consumers for these."""
         await topology.converge(await self.connect(REGISTRAR), LIMITS, subscriptions)
 
+    def heads(self) -> Heads:
+        """What the gateway of this broker signs with, and writes down."""
+        return heads(self.folder / "writer")
+
     @contextlib.asynccontextmanager
     async def gateway(
         self,
@@ -176,7 +199,7 @@ class Broker:
         snapshot = Bundle.of_files({"policy.cedar": policies}).snapshot(Roster.of(roster))
         settings = GatewaySettings("test/0", Limits(envelope_bytes), dedupe_window, dedupe_entries)
         async with await connect(self.url, GATEWAY, self.keyring.seed(GATEWAY)) as connection:
-            gateway = Gateway(connection, snapshot, settings, Health())
+            gateway = Gateway(connection, snapshot, settings, self.heads(), Health())
             task = asyncio.create_task(gateway.run())
             ready = asyncio.create_task(gateway.ready())
             await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)

@@ -25,6 +25,11 @@ class Limits:
     ingress_bytes: int
     backlog: int
 
+    @property
+    def store_bytes(self) -> int:
+        """Of all streams together."""
+        return self.ledger_bytes + self.ingress_bytes + _HEADS_BYTES
+
 
 @dataclass(frozen=True, slots=True)
 class Subscription:

@@ -145,9 +145,7 @@ def _reader(project: Path | None, state: Path | None) -> _Reading:
 
 def _print_line(stored: StoredRecord, as_json: bool) -> None:
     if as_json:
-        # Data is kept byte for byte and may have line ends, but only where JSON allows white space.
-        line = stored.payload.decode().replace("\r", " ").replace("\n", " ")
-        sys.stdout.write(line + "\n")
+        sys.stdout.write(stored.payload.decode() + "\n")
         sys.stdout.flush()
         return
     record = stored.record()

@@ -34,7 +34,6 @@ PERMITS = {
     ("tidegate.operator", Kind.CONTROL, "run.start"): "operator-runs-the-bus",
     ("tidegate.operator", Kind.CONTROL, "run.cancel"): "operator-runs-the-bus",
     ("tidegate.operator", Kind.CONTROL, "audit.replay"): "operator-runs-the-bus",
-    ("tidegate.operator", Kind.CONTROL, "evidence.keys"): "operator-runs-the-bus",
     ("tidegate.operator", Kind.CONTROL, "privacy.erase"): "operator-runs-the-bus",
     **{
         ("tidegate.coordinator", Kind.TASK, f"review.{name}"): "coordinator-assigns-reviews"
