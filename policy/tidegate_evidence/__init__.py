@@ -4,6 +4,9 @@
     note         signed notes, and cosignatures with a time (C2SP signed-note, tlog-cosignature)
     checkpoint   what is signed: origin, size and root (C2SP tlog-checkpoint)
     tiles        the hashes of a tree as files (C2SP tlog-tiles)
+    trust        whose signatures a checkpoint needs (C2SP tlog-policy)
+    proof        that one record is in a log, as a file (C2SP tlog-proof)
+    manifest     what an export is, signed (DSSE, in-toto)
 
 It needs `cryptography` and `msgspec` besides the standard library, imports nothing that talks to a
 network, and trusts nothing that it is given but the keys. What does not hold is a

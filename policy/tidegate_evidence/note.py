@@ -23,13 +23,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tidegate_schemas.errors import VerificationError
 
-MAX_NOTE_BYTES = 64 * 1024
-MAX_SIGNATURES = 64
+MAX_NOTE_BYTES = 1_000_000
+"""Room for more than the 16 signatures that must be taken, also for post-quantum ones."""
+MAX_SIGNATURES = 100
 
 _SECRET = "PRIVATE+KEY+"  # noqa: S105  # how each secret key begins
 _SIGNATURE = re.compile("\u2014 ([^ +]+) ([A-Za-z0-9+/]+={0,2})")
-_NAME = re.compile(r"[^\s+\x00-\x1f\x7f]{1,255}")
+_NAME = re.compile(r"[^\s+\x00-\x1f\x7f\ud800-\udfff]{1,255}")
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
 _TIME_BYTES = 8
+_END_OF_TIME = 1 << 63
 
 
 class Algorithm(IntEnum):
@@ -77,7 +80,7 @@ class Note:
         text, between, lines = whole.rpartition("\n\n")
         if not between or not lines.endswith("\n"):
             raise VerificationError("the note has no signatures")
-        if any(ord(character) < 0x20 and character != "\n" for character in whole):
+        if _CONTROL.search(whole):
             raise VerificationError("the note holds a control character")
         found = [_signature(line) for line in lines.removesuffix("\n").split("\n")]
         if len(found) > MAX_SIGNATURES:
@@ -144,6 +147,8 @@ class Verifier:
             time, blob = int.from_bytes(blob[:_TIME_BYTES]), blob[_TIME_BYTES:]
             message = _timed(note.text, time)
         try:
+            if time >= _END_OF_TIME:
+                raise ValueError("not a time")
             Ed25519PublicKey.from_public_bytes(self.public).verify(blob, message)
         except (InvalidSignature, ValueError):
             raise VerificationError(f"the signature of {self.name} does not verify") from None
@@ -211,6 +216,21 @@ class Signer:
         return Ed25519PrivateKey.from_private_bytes(self.seed)
 
 
+def read_base64(text: str) -> bytes:
+    """Bytes from their one text (RFC 4648 §4).
+
+    Raises:
+        VerificationError: it is none.
+    """
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise VerificationError(f"not base64: {text[:40]!r}") from None
+    if base64.b64encode(data).decode() != text:  # one text for each value
+        raise VerificationError(f"not base64 as it is written: {text[:40]!r}")
+    return data
+
+
 def _timed(text: str, time: int) -> bytes:
     """What a cosignature signs."""
     return f"cosignature/v1\ntime {time}\n{text}".encode()
@@ -220,7 +240,7 @@ def _signature(line: str) -> Signature:
     match = _SIGNATURE.fullmatch(line)
     if not match:
         raise VerificationError(f"not a signature line: {line[:60]!r}")
-    blob = _base64(match[2])
+    blob = read_base64(match[2])
     if len(blob) < 5:
         raise VerificationError(f"the signature of {match[1]} is too short")
     return Signature(match[1], blob[:4], blob[4:])
@@ -231,7 +251,7 @@ def _read_key(text: str) -> tuple[str, Algorithm, bytes, bytes]:
     digits, plus, encoded = rest.partition("+")
     if not plus or not re.fullmatch("[0-9a-f]{8}", digits):
         raise VerificationError("not a key: write it as name+8 hex digits+base64")
-    key = _base64(encoded)
+    key = read_base64(encoded)
     if len(key) != 33 or key[0] not in tuple(Algorithm):
         raise VerificationError(f"the key of {name[:40]!r} is not an Ed25519 key of a known kind")
     return _checked_name(name), Algorithm(key[0]), key[1:], bytes.fromhex(digits)
@@ -245,13 +265,3 @@ def _checked_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise VerificationError(f"{name[:40]!r} cannot name a key: no white space, no plus sign")
     return name
-
-
-def _base64(text: str) -> bytes:
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise VerificationError(f"not base64: {text[:40]!r}") from None
-    if base64.b64encode(data).decode() != text:  # one text for each value
-        raise VerificationError(f"not base64 as it is written: {text[:40]!r}")
-    return data
