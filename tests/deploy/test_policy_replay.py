@@ -1,8 +1,9 @@
-"""`tidegate policy diff`, `learn`, `explain` and `verify`: commands that look back."""
+"""`tidegate policy diff`, `learn`, `explain` and `tidegate replay conformance`: they look back."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -15,15 +16,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from support import Broker, running_broker
+from support import ADMIN, Broker, running_broker
 from tidegate.audit import moment
 from tidegate.bench.history import History, bundles
+from tidegate.cli.replay import telling
+from tidegate.replay.report import digest
 from tidegate_bus.appender import MAX_BATCH, FastAppender
 from tidegate_policy.bundle import Bundle
+from tidegate_schemas.audit import Mode, Replay
 from tidegate_schemas.clock import parse_rfc3339, rfc3339
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.record import Record, decode_record, encode_record
-from tidegate_schemas.vocabulary import GATEWAY
+from tidegate_schemas.vocabulary import AUDIT_REPLAY, GATEWAY
 
 from .test_cli_alone import Program
 
@@ -210,8 +214,13 @@ async def test_without_a_stack_there_is_nothing_to_look_back_on(
 ) -> None:
     """Each of the commands says so; exit status 2."""
     (tmp_path / "tidegate.yaml").write_text("project: bench\n")
-    for command in (("diff", "--bundle", "new"), ("learn",), ("explain", "1"), ("verify",)):
-        done = tidegate("policy", *command)
+    for command in (
+        ("policy", "diff", "--bundle", "new"),
+        ("policy", "learn"),
+        ("policy", "explain", "1"),
+        ("replay", "conformance"),
+    ):
+        done = tidegate(*command)
         assert done.status == 2
         assert "tidegate up" in done.err
 
@@ -318,26 +327,54 @@ async def test_explain_tells_where_no_rule_was_asked(
     assert later.status == 2
 
 
-# verify
+# conformance
 
 
-async def test_verify_decides_again_about_all_of_it(
-    stored: Broker, tidegate: Program, records: list[Record]
+@contextlib.asynccontextmanager
+async def governed(broker: Broker) -> AsyncGenerator[None]:
+    """A gateway goes on with the ledger, as if it had written it."""
+    tail = (await broker.records())[-1]
+    admin = await broker.connect(ADMIN)
+    await admin.api("$JS.API.STREAM.PURGE.INGRESS_0", {"seq": tail.ingress.seq + 1})
+    async with broker.gateway():
+        yield
+
+
+async def test_conformance_decides_again_about_all_of_it(
+    stored: Broker, tidegate: Program, records: list[Record], tmp_path: Path
 ) -> None:
-    """Nothing differs; exit status 0."""
-    done = tidegate("policy", "verify")
-    found = tidegate("policy", "verify", "--json").json
+    """Nothing differs, exit status 0; and the ledger is told, by digests of the reports."""
+    async with governed(stored):
+        done = await asyncio.to_thread(tidegate, "replay", "conformance")
+        again = await asyncio.to_thread(
+            tidegate, "replay", "conformance", "--since", "1h", "--json", "--report", "report.json"
+        )
+    found = again.json
+    told = [r for r in await stored.records() if r.to == AUDIT_REPLAY]
 
-    assert done.status == 0, done.out
+    assert (done.status, again.status) == (0, 0), done.out + again.err
     withheld = sum(record.verdict == "reject" and record.raw is None for record in records)
     assert done.out.startswith(f"{len(records):,} records under 4 bundles: 0 differences\n")
     assert (f"{withheld} of them reject" in done.out) is bool(withheld)
     assert found["unknown"] == withheld
-    assert (found["records"], found["differences"]) == (len(records), 0)
-    assert sum(found["bundles"].values()) == len(records)
+    assert (found["records"], found["differences"]) == (len(records) + 1, 0)
+    assert sum(found["bundles"].values()) == len(records) + 1
+    assert [record.seq for record in told] == [len(records) + 1, found.pop("record")]
+    assert found == json.loads((tmp_path / "report.json").read_text())
+    replay = [m.payload(Replay) for r in told if (m := r.message())]
+    assert replay[1] == Replay(
+        1,
+        len(records) + 1,
+        Mode.CONFORMANCE,
+        found.pop("digest"),
+        {"since": "1h"},
+        {"records": len(records) + 1, "unknown": withheld, "differences": 0},
+    )
+    assert replay[1].report == digest(found)
+    assert f"report {replay[0].report}\nledger record {told[0].seq} tells of it" in done.out
 
 
-async def test_verify_names_the_records_that_do_not_follow(
+async def test_conformance_names_the_records_that_do_not_follow(
     stack: Broker, tidegate: Program, history: list[tuple[str, bytes]], records: list[Record]
 ) -> None:
     """Exit status 1; with --since only those from there on."""
@@ -348,13 +385,29 @@ async def test_verify_names_the_records_that_do_not_follow(
     turned = encode_record(msgspec.structs.replace(record, verdict="allow", why=why))
     changed[seq - 1] = (changed[seq - 1][0], turned)
     await write(stack, changed)
-    done = tidegate("policy", "verify")
-    found = tidegate("policy", "verify", "--json").json
+    async with governed(stack):
+        done = await asyncio.to_thread(tidegate, "replay", "conformance")
+        found = (await asyncio.to_thread(tidegate, "replay", "conformance", "--json")).json
+        late = await asyncio.to_thread(tidegate, "replay", "conformance", "--since", "0s")
 
     assert done.status == 1
     assert f"record {seq}: allow, permitted" in done.out
     assert found["examples"][0]["seq"] == seq
-    assert tidegate("policy", "verify", "--since", "0s").status == 0
+    assert late.status == 0
+
+
+async def test_what_the_ledger_cannot_be_told_of_is_shown_all_the_same(
+    stored: Broker, tidegate: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that does not run any more may be why somebody looks; exit status 4."""
+    monkeypatch.setattr(telling, "_ANSWER_SECONDS", 0.5)
+    done = await asyncio.to_thread(tidegate, "replay", "conformance")
+    found = await asyncio.to_thread(tidegate, "replay", "conformance", "--json")
+
+    assert (done.status, found.status) == (4, 4)
+    assert "0 differences" in done.out
+    assert "the ledger was not told of it" in done.err
+    assert (found.json["record"], found.json["error"]["type"]) == (None, "NoReceipt")
 
 
 def test_moments_are_lengths_of_time_or_times() -> None:

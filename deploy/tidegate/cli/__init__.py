@@ -36,6 +36,7 @@ _COMMANDS = {
     "control": "control",
     "approvals": "approvals",
     "ledger": "ledger",
+    "replay": "replay",
     "agent": "agents",
     "identity": "identity",
     "policy": "policy",

@@ -22,7 +22,6 @@ _COMMANDS = {
     "diff": "diff",
     "learn": "learn",
     "explain": "explain",
-    "verify": "verify",
 }
 """Each command and the module that holds it, in the order of the help."""
 

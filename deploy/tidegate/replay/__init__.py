@@ -1,0 +1,4 @@
+"""Going through the ledger again.
+
+report   what was found, as a document with a digest
+"""
