@@ -154,7 +154,22 @@ class Connection:
             Unavailable: nobody answered in time, or this principal may not ask; or the
                 connection was lost meanwhile, and perhaps the answer with it.
         """
-        payload = b"" if request is None else msgspec.json.encode(request)
+        answer = await self.request(
+            subject, b"" if request is None else msgspec.json.encode(request), timeout=timeout
+        )
+        body: dict[str, Any] = msgspec.json.decode(answer)
+        if "error" in body:
+            error_ = body["error"]
+            raise ApiError(subject, error_.get("err_code", 0), error_.get("description", ""))
+        return body
+
+    async def request(self, subject: str, payload: bytes, *, timeout: float = 5.0) -> bytes:
+        """Ask, and return what is answered.
+
+        Raises:
+            Unavailable: nobody answered in time, or this principal may not ask; or the
+                connection was lost meanwhile, and perhaps the answer with it.
+        """
         asking = asyncio.create_task(self.nats.request(subject, payload, timeout=timeout))
         unlisten = self.on_reconnect(asking.cancel)
         try:
@@ -165,14 +180,9 @@ class Connection:
         if asking.cancelled():
             raise Unavailable(f"no answer to {subject} ({self.principal}): reconnected meanwhile")
         try:
-            answer = asking.result()
+            return asking.result().data
         except (nats.errors.Error, TimeoutError) as error:
             raise Unavailable(f"no answer to {subject} ({self.principal}): {error}") from error
-        body: dict[str, Any] = msgspec.json.decode(answer.data)
-        if "error" in body:
-            error_ = body["error"]
-            raise ApiError(subject, error_.get("err_code", 0), error_.get("description", ""))
-        return body
 
     async def stream_state(self, stream: str) -> StreamState:
         """First and last sequence and size of a stream.

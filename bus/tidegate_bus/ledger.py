@@ -65,6 +65,15 @@ class LedgerReader:
         )
         return found[0][0] if found[0] else None
 
+    async def one(self, seq: int) -> StoredRecord | None:
+        """The record `seq`, or None where there is none yet.
+
+        Raises:
+            Unavailable: the broker did not answer.
+        """
+        found, _ = await self._get({"seq": seq}, one=True)
+        return found[0] if found and found[0].seq == seq else None
+
     async def read(
         self,
         start: int = 1,

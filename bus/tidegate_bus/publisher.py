@@ -27,10 +27,12 @@ from tidegate_schemas.errors import (
     Rejected,
     Unavailable,
 )
+from tidegate_schemas.personal import is_personal
 from tidegate_schemas.record import Receipt, decode_receipts
 from tidegate_schemas.subjects import Verdict
 
 from .connection import Connection
+from .keys import Keys
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.publisher")
 
@@ -70,6 +72,7 @@ class Publisher:
     def __init__(self, connection: Connection, window: int) -> None:
         """Strictly private: use `start`."""
         self._connection = connection
+        self._keys = Keys(connection)
         self._subject = subjects.submission(connection.principal)
         self._inbox = f"{subjects.inbox(connection.principal)}.{secrets.token_hex(8)}"
         self._window = asyncio.Semaphore(window)
@@ -115,7 +118,8 @@ class Publisher:
         """Publish an envelope.
 
         Args:
-            envelope: what to publish; its id makes a repeated call harmless.
+            envelope: what to publish; its id makes a repeated call harmless. Personal data is
+                sealed first.
             wait: `verdict` returns when the gateway has decided and the ledger has the record.
                 `accepted` returns when the durable ingress has it; the verdict is not awaited.
             timeout: seconds from its first sending; it is sent again within them when nothing
@@ -130,9 +134,13 @@ class Publisher:
             Denied: policy or a rule of the gateway said no, now or at the first time.
             Rejected: the gateway could not read it.
             NoReceipt: nothing was heard in time; publish the same envelope again.
-            InvalidEnvelope: it is larger than the broker takes; nothing was sent.
-            Unavailable: the connection was closed.
+            InvalidEnvelope: it is larger than the broker takes, or does not say whom its personal
+                data is about; nothing was sent.
+            Unopened: the data of one of those was erased; nothing was sent.
+            Unavailable: the connection was closed, or the gateway gave no key in time.
         """
+        if is_personal(envelope) and envelope.dataenc is None:
+            envelope = await self._keys.seal(envelope, timeout=timeout)
         payload = encode(envelope)
         largest = self._connection.nats.max_payload
         if len(payload) > largest:

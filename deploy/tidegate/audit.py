@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,7 @@ from tidegate_bus.frames import Entry
 from tidegate_policy.bundle import Bundle, load_bundle
 from tidegate_policy.replay.past import read_record
 from tidegate_policy.replay.shelf import Shelf, policy_filter
+from tidegate_policy.vault import Vault
 from tidegate_schemas.clock import parse_duration, parse_rfc3339
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.record import Record
@@ -55,8 +57,17 @@ class Audit:
         url, key = address(where), where.keyring.path(OPERATOR)
         if not key.exists():
             raise InvalidInput(f"{key}: no key of {OPERATOR}; only operators read the ledger")
+        self._vault = where.vault
         self.access = Access(url, OPERATOR, key, client_tls(where))
         self.reader = BulkReader(self.access)
+
+    def vault(self) -> AbstractContextManager[Vault | None]:
+        """The keys of personal data, as far as they are left; None where they are not here.
+
+        Raises:
+            InvalidInput: they cannot be read.
+        """
+        return Vault.read(self._vault) or nullcontext()
 
     def span(self, since: str | None, until: str | None) -> Span:
         """The records between two moments, by the broker's clock; all of them without.

@@ -80,6 +80,7 @@ async def gateway(project: Project) -> None:
     from tidegate_policy.gateway import Gateway, GatewaySettings
     from tidegate_policy.genesis import genesis
     from tidegate_policy.heads import Heads
+    from tidegate_policy.vault import Vault
     from tidegate_schemas.evidence import KeyRole
 
     from .evidence_keys import signing_keys
@@ -93,10 +94,12 @@ async def gateway(project: Project) -> None:
         limits=Limits(configured.envelope_bytes, configured.policy_report),
         dedupe_window=configured.dedupe_window,
         dedupe_entries=configured.dedupe_entries,
+        retention=project.settings.privacy.retention,
     )
     async with _process(project.state, "gateway", GATEWAY) as (connection, health, ready):
-        gateway = Gateway(connection, genesis(), settings, heads, health)
-        await _until_signal(gateway.run(), _after(gateway.ready(), ready))
+        with Vault.open(project.state.vault) as vault:
+            gateway = Gateway(connection, genesis(), settings, heads, health, vault)
+            await _until_signal(gateway.run(), _after(gateway.ready(), ready))
 
 
 async def coordinator(project: Project) -> None:

@@ -62,6 +62,11 @@ class State:
         return self.folder / "applied.json"
 
     @property
+    def vault(self) -> Path:
+        """Keys of data subjects; the gateway's, and in no other backup than one that forgets."""
+        return self.folder / "vault.db"
+
+    @property
     def store(self) -> Path:
         """Streams of the broker."""
         return self.folder / "jetstream"

@@ -34,6 +34,8 @@ def _does(subject: str, who: Principal) -> str:
     own, heads = subjects.consumer(who), subjects.heads_stream(0)
     known = {
         subjects.submission(who): "submit as itself",
+        subjects.vault(who): "ask for the keys of messages with personal data",
+        subjects.ANSWERS: "answer who asks for keys",
         subjects.ledger_subjects(0): "write records to the ledger",
         subjects.RECEIPT_SUBJECTS: "tell senders their verdicts",
         subjects.tail(0): "announce that the ledger grew",
@@ -68,6 +70,7 @@ def _hears(subject: str, who: Principal) -> str:
     known = {
         f"{subjects.inbox(who)}.>": "hear answers on its own inbox",
         subjects.receipt(who): "hear the verdicts on what it submitted",
+        subjects.VAULT_SUBJECTS: "hear who asks for keys",
         subjects.tail(0): "hear that the ledger grew",
         "$SYS.ACCOUNT.*.CONNECT": "hear who connects",
         "$SYS.ACCOUNT.*.DISCONNECT": "hear who disconnects",

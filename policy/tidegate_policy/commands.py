@@ -10,9 +10,10 @@ from tidegate_schemas.audit import Export, Replay
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidEnvelope, VerificationError
 from tidegate_schemas.evidence import EvidenceKeys
-from tidegate_schemas.governance import Activation, Opinion, Order, Proposal, Target
+from tidegate_schemas.governance import Activation, DataSubject, Opinion, Order, Proposal, Target
 from tidegate_schemas.subjects import Kind
 
+from . import privacy
 from .blueprints import read_blueprint
 from .bundle import Question
 from .controls import COMMANDS
@@ -36,6 +37,7 @@ FOLLOWED = COMMANDS | {
     vocabulary.EVIDENCE_KEYS,
     vocabulary.AUDIT_EXPORT,
     vocabulary.AUDIT_REPLAY,
+    *privacy.COMMANDS,
 }
 """What the gateway itself reads, now and whenever it reads the ledger, or an auditor: the record
 keeps it whole, whatever policy says of redaction."""
@@ -66,7 +68,7 @@ def check_command(
             _check_opinion(state, by, to, envelope.payload(Opinion), now)
         case vocabulary.BLUEPRINT_REGISTER if by == str(vocabulary.COORDINATOR):
             read_blueprint(envelope)
-        case vocabulary.CLOCK_TICK:
+        case vocabulary.CLOCK_TICK | vocabulary.PRIVACY_EXPIRE:
             raise InvalidEnvelope("data", "the time is told by the gateway itself")
         case vocabulary.EVIDENCE_KEYS:
             _check_keys(envelope.payload(EvidenceKeys))
@@ -74,6 +76,8 @@ def check_command(
             envelope.payload(Export).check()
         case vocabulary.AUDIT_REPLAY:
             envelope.payload(Replay).check()
+        case _ if to in privacy.ORDERS:
+            state.privacy.check(to, envelope.payload(DataSubject))
         case _ if to in COMMANDS:
             state.controls.after(to, Target.parse(envelope.payload(Order).target))
         case _:

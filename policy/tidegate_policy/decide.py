@@ -28,6 +28,7 @@ from .controls import Level
 from .holds import Hold
 from .meters import Limit
 from .obligations import Obligations, costs_of
+from .privacy import DETAILS, NOTHING, Contents, Opener, contents
 from .redaction import redact
 from .state import State
 from .window import First
@@ -37,6 +38,8 @@ MAX_LIMIT = 512 * 1024
 takes, also when the message could not be read and is kept as base64."""
 
 _MAX_CHAIN = 8
+_OF_TIME = (vocabulary.CLOCK_TICK, vocabulary.PRIVACY_EXPIRE)
+_SAYS_PERSONAL = b'"personal"'
 _WHITESPACE = b" \t\n\r"  # of JSON
 _ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 
@@ -83,7 +86,9 @@ class Decision:
     first: First | None = None
 
 
-def decide(state: State, limits: Limits, submission: Submission, now: int) -> Decision:
+def decide(
+    state: State, limits: Limits, submission: Submission, now: int, opener: Opener = NOTHING
+) -> Decision:
     """Decide about a submission.
 
     Args:
@@ -91,6 +96,7 @@ def decide(state: State, limits: Limits, submission: Submission, now: int) -> De
         limits: the gateway's own limits.
         submission: what the broker stored, and who it let through.
         now: ns since 1970; becomes the time of the record.
+        opener: opens personal data.
     """
     by = submission.by
     try:
@@ -102,8 +108,9 @@ def decide(state: State, limits: Limits, submission: Submission, now: int) -> De
         kind, to = envelope.destination()
     except InvalidEnvelope as error:
         return _unreadable(submission.payload, error, state)
-    message = _Message(state, limits, by, kind, to, envelope, now)
-    if by == str(vocabulary.GATEWAY) and (kind, to) == (Kind.CONTROL, vocabulary.CLOCK_TICK):
+    personal = contents(state.privacy, opener, by, envelope)
+    message = _Message(state, limits, by, kind, to, envelope, now, personal)
+    if by == str(vocabulary.GATEWAY) and kind is Kind.CONTROL and to in _OF_TIME:
         return message.says(Verdict.ALLOW, Reason.TIME_PASSED)
     if by in state.roster.members:
         first = state.window.find(by, envelope.id, now) or state.holds.find(by, envelope.id)
@@ -113,12 +120,15 @@ def decide(state: State, limits: Limits, submission: Submission, now: int) -> De
     return message.judge(None)
 
 
-def resolve(state: State, limits: Limits, hold: Hold, now: int) -> Decision | None:
+def resolve(
+    state: State, limits: Limits, hold: Hold, now: int, opener: Opener = NOTHING
+) -> Decision | None:
     """Decide again about what waits, under the policies in force now; None if it must wait on.
 
     What it needs of limits it has taken already, when it was held.
     """
-    message = _Message(state, limits, hold.by, hold.kind, hold.to, hold.envelope, now)
+    personal = contents(state.privacy, opener, hold.by, hold.envelope)
+    message = _Message(state, limits, hold.by, hold.kind, hold.to, hold.envelope, now, personal)
     if hold.over:
         return message.says(Verdict.DENY, Reason.RUN_OVER, "its run has ended meanwhile")
     if hold.refused:
@@ -139,8 +149,14 @@ class _Message:
     by: str
     kind: Kind
     to: str
-    envelope: Envelope
+    submitted: Envelope
     now: int
+    personal: Contents | None
+
+    @property
+    def envelope(self) -> Envelope:
+        """The message as policy sees it."""
+        return self.personal.seen if self.personal else self.submitted
 
     def judge(self, hold: Hold | None) -> Decision:
         """Everything but whether it was seen before. `hold` is what it waits in, if it does."""
@@ -157,6 +173,8 @@ class _Message:
         stopped = state.stopped(self.by, kind, to, envelope)
         if stopped and (stopped[0] is Level.KILLED or kind is Kind.CONTROL):
             return self._deny(stopped[0].word, f"{stopped[1]} is {stopped[0].word}")
+        if self.personal and (why := self._unfit()):
+            return self._deny(*why)
         try:
             chain = _chain(envelope, state)
             blueprint = self._blueprint()
@@ -184,6 +202,9 @@ class _Message:
             obligations = replace(obligations, redactions=())
         if obligations.redactions:
             envelope = redact(envelope, obligations.pointers)
+        redacted = envelope is not self.envelope
+        if self.personal:
+            envelope, redacted = self.personal.recorded(envelope)
         # Limits and approvals are of what goes on or waits.
         if verdict not in (Verdict.ALLOW, Verdict.HOLD):
             obligations = Obligations(redactions=obligations.redactions)
@@ -196,11 +217,20 @@ class _Message:
             facts,
             obligations.texts(),
             envelope,
-            envelope is not self.envelope,
+            redacted,
         )
 
     def _deny(self, reason: str, detail: str, answer: Answer | None = None) -> Decision:
         return self.says(Verdict.DENY, reason, detail, answer)
+
+    def _unfit(self) -> tuple[str, str] | None:
+        """Why personal data is not admitted, and the sentence that goes with it."""
+        fault = self.personal.fault if self.personal else ""
+        if fault:
+            return fault, DETAILS[fault]
+        if self.kind is Kind.CONTROL and self.to in FOLLOWED:  # whoever replays must read them
+            return Reason.INVALID_COMMAND, "a command to the bus itself is no personal data"
+        return None
 
     def _blueprint(self) -> str:
         """Name of the blueprint that the message belongs to.
@@ -245,8 +275,9 @@ class _Message:
     ) -> Decision:
         """What follows from what policy says."""
         state, obligations = self.state, answer.obligations
-        if answer.error:
-            return self._deny(Reason.POLICY_ERROR, answer.error, answer)
+        if answer.error:  # which may quote what it stumbled over
+            detail = "on personal data" if self.personal else answer.error
+            return self._deny(Reason.POLICY_ERROR, detail, answer)
         if not answer.allowed:
             if answer.policies:
                 return self._deny(Reason.FORBIDDEN, "", answer)
@@ -325,8 +356,10 @@ def _chain(envelope: Envelope, state: State) -> tuple[str, ...]:
 
 def _unreadable(payload: bytes, error: InvalidEnvelope, state: State) -> Decision:
     facts: dict[str, Any] = {"detail": error.detail}
-    # Too large for a record, or nobody knows where what is to be redacted stands in it.
+    # Too large for a record, or nobody knows where in it stands what is redacted or personal.
     withheld = error.code == Reason.OVERSIZED or bool(state.snapshot.bundle.redactions)
+    if _SAYS_PERSONAL in payload:
+        withheld = facts["personal"] = True
     if withheld:  # its digest stands for it
         facts["bytes"] = len(payload)
         facts["sha256"] = hashlib.sha256(payload).hexdigest()

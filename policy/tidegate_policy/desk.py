@@ -19,6 +19,7 @@ from tidegate_schemas.record import Ingress, Receipt, Record, encode_record
 
 from .decide import Decision, Limits, decide, receipt, record, resolve
 from .holds import Hold
+from .privacy import NOTHING, Opener
 from .state import State
 
 
@@ -48,10 +49,18 @@ class Desk:
         log, partition: see `Record`.
         epoch: number of this start.
         seq: of the last record.
+        opener: opens personal data.
     """
 
     def __init__(
-        self, state: State, limits: Limits, log: str, partition: int, epoch: int, seq: int
+        self,
+        state: State,
+        limits: Limits,
+        log: str,
+        partition: int,
+        epoch: int,
+        seq: int,
+        opener: Opener = NOTHING,
     ) -> None:
         self.state = state
         self.seq = seq
@@ -59,10 +68,11 @@ class Desk:
         self._log = log
         self._partition = partition
         self._epoch = epoch
+        self._opener = opener
 
     def take(self, submission: Submission, now: int) -> Iterator[Entry | None]:
         """The record of a submission, and those of what it sets going."""
-        decision = decide(self.state, self._limits, submission, now)
+        decision = decide(self.state, self._limits, submission, now, self._opener)
         yield self._write(decision, submission, now)
         if self.state.due:
             yield from self._consequences(submission.seq, submission.time, 0, now)
@@ -75,7 +85,7 @@ class Desk:
         state = self.state
         while state.due:
             hold = state.holds.get(state.due.popleft())
-            decision = resolve(state, self._limits, hold, now) if hold else None
+            decision = resolve(state, self._limits, hold, now, self._opener) if hold else None
             if hold and decision:
                 n += 1
                 again = Submission(seq, time, hold.by, hold.payload)

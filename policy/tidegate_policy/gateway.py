@@ -30,17 +30,20 @@ from tidegate_evidence.tree import leaf_hash
 from tidegate_schemas import subjects
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.errors import Fenced, InvalidName, LedgerGap, TidegateError, Unavailable
-from tidegate_schemas.record import Ingress, Receipt, encode_receipts
+from tidegate_schemas.record import Ingress, Receipt, Record, encode_receipts
 from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import CLOCK_TICK, GATEWAY
 
 from . import recall
 from .bundle import Snapshot
+from .custodian import Custodian
 from .decide import Limits
 from .desk import Desk, Entry
 from .heads import Heads
+from .privacy import COMMANDS as PRIVACY
 from .state import State
 from .trimmer import Trimmer
+from .vault import Vault
 from .window import Window
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.gateway")
@@ -80,6 +83,8 @@ class GatewaySettings:
         limits: see `Limits`.
         dedupe_window: seconds in which a repeated envelope id is recognised.
         dedupe_entries: how many ids are remembered at most.
+        retention: seconds for which keys of personal data are kept, after the end of their month;
+            None is for ever.
         partition: which one it serves.
     """
 
@@ -87,6 +92,7 @@ class GatewaySettings:
     limits: Limits
     dedupe_window: float
     dedupe_entries: int
+    retention: float | None = None
     partition: int = 0
 
 
@@ -99,6 +105,7 @@ class _Batch:
     verdicts: Tally[tuple[str, str]] = field(default_factory=Tally[tuple[str, str]])
     receipts: dict[str, list[Receipt]] = field(default_factory=dict[str, list[Receipt]])
     submissions: list[Submission] = field(default_factory=list[Submission])
+    privacy: list[Record] = field(default_factory=list[Record])
     stored: asyncio.Future[int] | None = None
 
     def add(self, entry: Entry) -> None:
@@ -107,6 +114,8 @@ class _Batch:
         self.entries.append((entry.subject, entry.payload))
         self.leaves.append(leaf_hash(entry.payload))
         self.verdicts[made.verdict, made.kind] += 1
+        if made.to in PRIVACY:
+            self.privacy.append(made)
         self.receipts.setdefault(made.by, []).append(entry.receipt)
 
 
@@ -120,6 +129,7 @@ class Gateway:
         settings: GatewaySettings,
         heads: Heads,
         health: Health,
+        vault: Vault,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         """See the class.
@@ -130,6 +140,7 @@ class Gateway:
             settings: how it works.
             heads: what was signed of the ledger, and what is to be.
             health: told how it is.
+            vault: keys of data subjects.
             clock: ns since 1970.
         """
         self._connection = connection
@@ -137,6 +148,7 @@ class Gateway:
         self._settings = settings
         self._heads = heads
         self._health = health
+        self._vault = vault
         self._clock = clock
         self._reader = LedgerReader(connection, settings.partition)
         self._ledger = subjects.ledger_stream(settings.partition)
@@ -180,7 +192,11 @@ class Gateway:
         if last:
             partition, now = settings.partition, self._clock()
             state = await recall.recall(self._reader, self._begin, partition, last, now)
-        desk = Desk(state, settings.limits, settings.log, settings.partition, epoch, seq)
+        vault, clock, log = self._vault, self._clock, settings.log
+        desk = Desk(state, settings.limits, log, settings.partition, epoch, seq, vault)
+        custodian = Custodian(
+            self._connection, vault, state, self._reader, settings.retention, clock
+        )
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._heads.close)
             ingress = await PulledIngress.open(
@@ -205,9 +221,10 @@ class Gateway:
             trimmer = Trimmer(ingress)
             await _until_one_fails(
                 self._decide(desk, tail.ingress if tail else None, ingress, appender, batches),
-                self._confirm(batches, trimmer),
+                self._confirm(batches, trimmer, custodian),
                 trimmer.run(),
                 self._heads.run(self._publish_head),
+                custodian.run(),
                 self._tick(state),
                 self._beat(state),
             )
@@ -266,7 +283,9 @@ class Gateway:
             elif not batch.entries:
                 waiting.extend(await ingress.next(MAX_BATCH))
 
-    async def _confirm(self, batches: asyncio.Queue[_Batch], trimmer: Trimmer) -> None:
+    async def _confirm(
+        self, batches: asyncio.Queue[_Batch], trimmer: Trimmer, custodian: Custodian
+    ) -> None:
         """Once the ledger has the records: tell the senders, and let the submissions go."""
         publish = self._connection.publish
         while True:
@@ -281,6 +300,8 @@ class Gateway:
             self._unconfirmed[-1].difference_update(batch.leaves)
             self._heads.stored(batch.leaves)
             self._health.fail(None)
+            for made in batch.privacy:
+                custodian.recorded(made)
             for by, receipts in batch.receipts.items():
                 try:
                     subject = subjects.receipt(Principal.parse(by))

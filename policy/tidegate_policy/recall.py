@@ -27,7 +27,10 @@ _DRIFT_SECONDS = 60.0
 """By how much the clocks of gateway and broker may drift apart within a window."""
 _SECOND = 1_000_000_000
 _BUNDLES = "policy.>"
-_COMMANDS = ("identity.>", _BUNDLES, "approval.>", "control.>", "clock.>", "blueprint.>")
+_COMMANDS = (
+    *("identity.>", _BUNDLES, "approval.>", "control.>", "clock.>", "blueprint.>"),
+    "privacy.>",
+)
 """Controls that last, as patterns of destinations."""
 _MOST_AT_ONCE = 512
 

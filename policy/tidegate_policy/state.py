@@ -15,9 +15,11 @@ import msgspec
 from tidegate_schemas import vocabulary
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.governance import Activation, Opinion, Order, Proposal, Target
+from tidegate_schemas.personal import is_personal
 from tidegate_schemas.record import Record
 from tidegate_schemas.subjects import Kind, Verdict
 
+from . import privacy
 from .blueprints import Blueprints
 from .bundle import Snapshot
 from .controls import COMMANDS, Controls, Level, Touched
@@ -25,6 +27,7 @@ from .holds import Hold, Holds
 from .library import Library
 from .meters import Charged, Meters
 from .obligations import Approval, Budget, RateLimit, costs_of, read
+from .privacy import Privacy
 from .roster import Roster, change_of
 from .window import First, Window
 
@@ -46,6 +49,7 @@ class State:
         due: of what waits, what the last submission has given a reason to look at; in order.
         meters: what was used of limits.
         blueprints: what the coordinator may ask for.
+        privacy: which personal data is gone, and which must be kept.
     """
 
     def __init__(self, genesis: Snapshot, window: Window) -> None:
@@ -57,6 +61,7 @@ class State:
         self.due: deque[int] = deque()
         self.meters = Meters()
         self.blueprints = Blueprints()
+        self.privacy = Privacy()
         self._snapshot: Snapshot | None = genesis
 
     @property
@@ -197,6 +202,11 @@ class State:
                 self.blueprints.register(envelope)
             case vocabulary.CLOCK_TICK if by == str(vocabulary.GATEWAY):
                 self.due.extend(self.overdue(time))
+            case _ if command in privacy.COMMANDS:
+                if command != vocabulary.PRIVACY_EXPIRE or by == str(vocabulary.GATEWAY):
+                    self.privacy.follow(command, by, envelope, time)
+                    # What waits and is erased, waits in vain.
+                    self.due.extend(h.seq for h in self.holds if is_personal(h.envelope))
             case _ if command in COMMANDS:
                 target = Target.parse(envelope.payload(Order).target)
                 self.controls = self.controls.after(command, target)

@@ -57,6 +57,9 @@ class Envelope(
     sender wrote: the bus neither reads nor reorders it.
 
     `kind` and `to` say where it goes. Without `kind` it is an event whose destination is `type`.
+
+    `dataclassification` `personal` is for data about people: `datasubject` says whom, several with
+    commas. On its way it is sealed, which `dataenc` says, see `personal`.
     """
 
     specversion: Literal["1.0"]
@@ -80,6 +83,8 @@ class Envelope(
     traceparent: Text | None = None
     tracestate: Text | None = None
     dataclassification: Text | None = None
+    datasubject: Text | None = None
+    dataenc: Literal["v1"] | None = None
     expirytime: Text | None = None
     onbehalfof: Text | None = None
     costs: Text | None = None
@@ -159,8 +164,10 @@ class Envelope(
         Data sent as `data_base64` comes as bytes when `into` is bytes.
 
         Raises:
-            InvalidEnvelope: code `data`; it does not fit the type.
+            InvalidEnvelope: code `data`; it does not fit the type, or is sealed.
         """
+        if self.dataenc is not None:
+            raise InvalidEnvelope("data", "it is sealed personal data")
         try:
             if into is bytes and self.data_base64 is not None:
                 return base64.b64decode(self.data_base64, validate=True)

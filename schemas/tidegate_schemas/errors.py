@@ -16,6 +16,7 @@
     │   ├── ServerFailed            nats-server did not start or stopped
     │   ├── NotConnected            no broker answers at the address
     │   └── NoReceipt               accepted or not is unknown; publish the same envelope again
+    ├── Unopened                    sealed data that cannot be had: erased, or not for who asks
     ├── Permanent                   raised by a handler: this message can never be handled
     └── LedgerError                 the evidence is not what it should be; stop and look
         ├── Fenced                  somebody else wrote to the ledger
@@ -206,6 +207,23 @@ class NoReceipt(Unavailable):
     def __init__(self, envelope_id: str, seconds: float, waited_for: str) -> None:
         super().__init__(f"no {waited_for} for envelope {envelope_id!r} within {seconds:g} s")
         self.envelope_id = envelope_id
+
+
+class Unopened(TidegateError):
+    """Sealed personal data cannot be had.
+
+    You do not get this where the gateway does not answer, which is Unavailable.
+
+    Attributes:
+        why: `erased`, its key was destroyed; `forbidden`, it is not for who asks.
+    """
+
+    ERASED = "erased"
+    FORBIDDEN = "forbidden"
+
+    def __init__(self, why: str, detail: str) -> None:
+        super().__init__(f"{why}: {detail}")
+        self.why = why
 
 
 class Permanent(TidegateError):

@@ -9,6 +9,10 @@ control.resume      control: it is not any more, and what was parked goes on in 
 control.quarantine  control: what comes from the target or goes to it is parked
 control.kill        control: what comes from the target or goes to it is denied
 control.release     control: ends a quarantine or a kill
+privacy.erase       control: the keys of a data subject are destroyed
+privacy.hold        control: they must be kept, whatever else is said
+privacy.release     control: ends that
+privacy.expire      control, by the gateway: keys of months before one are destroyed
 clock.tick          control, by the gateway: time has passed, and with it what waits in vain
 """
 
@@ -28,6 +32,8 @@ from .subjects import Principal, check_destination
 _DIGEST = r"^sha256:[0-9a-f]{64}$"
 Digest = Annotated[str, msgspec.Meta(pattern=_DIGEST)]
 Sequence = Annotated[int, msgspec.Meta(ge=1)]
+Pseudonym = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
+Month = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")]
 Said = Annotated[str, msgspec.Meta(max_length=1000)]
 _NAME = re.compile(r"[a-z0-9-]{1,63}")
 _MAX_RUN = 256
@@ -90,6 +96,19 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     target: str
     reason: Said = ""
+
+
+class DataSubject(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Data of `privacy.erase`, `.hold` and `.release`: whose data, by pseudonym, see `personal`."""
+
+    subject: Pseudonym
+    reason: Said = ""
+
+
+class Expiry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Data of `privacy.expire`: the first month (`2026-01`) that is kept."""
+
+    before: Month
 
 
 class What(StrEnum):

@@ -126,6 +126,8 @@ class Reason:
     TOO_MANY_HELD = "too_many_held"
     RUN_OVER = "run_over"
     TIME_PASSED = "time_passed"
+    UNSEALED = "unsealed"
+    ERASED = "erased"
 
 
 _decoder = msgspec.json.Decoder(Record)

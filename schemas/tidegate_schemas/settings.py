@@ -90,6 +90,14 @@ class EvidenceSettings(Document):
         return self
 
 
+class PrivacySettings(Document):
+    """What becomes of personal data."""
+
+    retention: Duration | None = None
+    """How long after the end of a month the data that was sealed in it can be read; for ever by
+    default. A legal hold keeps it longer."""
+
+
 class Settings(Document):
     """A project: a folder with this file, `agents/`, `blueprints/` and `policy/`."""
 
@@ -99,3 +107,4 @@ class Settings(Document):
     server: ServerSettings = ServerSettings()
     gateway: GatewaySettings = GatewaySettings()
     evidence: EvidenceSettings = EvidenceSettings()
+    privacy: PrivacySettings = PrivacySettings()

@@ -4,6 +4,7 @@
                                             this one literal subject
     ledger.<p>.<verdict>.<kind>.<to…>       a record; <p> is the partition
     receipt.<team>.<name>                   verdicts, back to the sender
+    vault.<team>.<name>                     what a principal asks the key service; so too
     tail.<p>                                a hint that the ledger grew; carries the last sequence
     head.<p>                                a signed note: how long the ledger is, and its root
 
@@ -26,6 +27,9 @@ _MAX_DESTINATION = 255
 INGRESS_SUBJECTS = "in.*.*"
 RECEIPT_SUBJECTS = "receipt.>"
 TAIL_SUBJECTS = "tail.>"
+VAULT_SUBJECTS = "vault.*.*"
+ANSWERS = "_R_.>"
+"""Where the broker has what is asked from one account answered in another."""
 NOWHERE = "none"
 """The destination of a record whose message had none that could be read."""
 
@@ -121,6 +125,23 @@ def submitter(subject: str) -> str:
     tokens = subject.split(".")
     if len(tokens) != 3 or tokens[0] != "in":
         raise InvalidName(f"{subject!r} is not a submission subject")
+    return f"{tokens[1]}.{tokens[2]}"
+
+
+def vault(principal: Principal) -> str:
+    """The subject on which a principal asks for keys of messages."""
+    return f"vault.{principal.team}.{principal.name}"
+
+
+def asker(subject: str) -> str:
+    """`team.name` of who asks for keys, as the broker let it through, names unchecked.
+
+    Raises:
+        InvalidName: no such subject.
+    """
+    tokens = subject.split(".")
+    if len(tokens) != 3 or tokens[0] != "vault":
+        raise InvalidName(f"{subject!r} asks for no keys")
     return f"{tokens[1]}.{tokens[2]}"
 
 

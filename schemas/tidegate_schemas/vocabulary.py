@@ -32,6 +32,10 @@ CONTROL_QUARANTINE = "control.quarantine"
 CONTROL_KILL = "control.kill"
 CONTROL_RELEASE = "control.release"
 CLOCK_TICK = "clock.tick"
+PRIVACY_ERASE = "privacy.erase"
+PRIVACY_HOLD = "privacy.hold"
+PRIVACY_RELEASE = "privacy.release"
+PRIVACY_EXPIRE = "privacy.expire"
 """Controls. Their data, and what they do: see `governance`."""
 
 EVIDENCE_KEYS = "evidence.keys"
@@ -42,7 +46,8 @@ AUDIT_REPLAY = "audit.replay"
 """Controls. Their data: see `audit`. Nothing follows from them."""
 
 GATEWAY = Principal("tidegate", "gateway")
-"""Who decides and records; it says itself only that time has passed."""
+"""Who decides and records; it says itself only that time has passed,
+and with it the retention of personal data."""
 
 BLUEPRINT_REGISTER = "blueprint.register"
 """Control, by the coordinator. Data: `{"document": Blueprint.canonical}`."""

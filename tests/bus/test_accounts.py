@@ -48,6 +48,8 @@ EVERYTHING = [
     "_INBOX_team_agent.x",
     "_INBOX_team_other.x",
     "_R_.x.y",
+    "vault.team.agent",
+    "vault.team.other",
     "$SYS.REQ.SERVER.PING",
     "$SYS.REQ.SERVER.PING.CONNZ",
     "$SYS.REQ.SERVER.ID.KICK",
@@ -91,6 +93,7 @@ CONSUMER_NAMES = ("team_agent", "team_other", "x.ledger.0.allow.task.work.do")
 ALLOWED: dict[Principal, set[str]] = {
     AGENT: {
         "in.team.agent",
+        "vault.team.agent",
         "$JS.API.CONSUMER.MSG.NEXT.LEDGER_0.team_agent",
         "$JS.ACK.LEDGER_0.team_agent.1.1.1.1.0",
     },
@@ -116,6 +119,7 @@ ALLOWED: dict[Principal, set[str]] = {
         "tail.0",
         "head.0",
         "$JS.API.DIRECT.GET.HEADS_0",
+        "_R_.x.y",
         "$JS.API.DIRECT.GET.LEDGER_0",
         "$JS.API.STREAM.INFO.INGRESS_0",
         "$JS.API.STREAM.INFO.LEDGER_0",
@@ -143,6 +147,7 @@ OTHERS_SUBJECTS = [
     *(">", "*", "*.*", "*.*.*", "*.team.agent", "in.>", "in.team.agent", "ledger.>", "$JS.>"),
     *("$SYS.>", "_R_.>", "_INBOX.>", "_INBOX_team_other.>", "_INBOX_team_other.x", "receipt.>"),
     *("receipt.team.*", "receipt.team.other", "receipt.team.other q", "> q", "tail.1"),
+    *("vault.>", "vault.team.*", "vault.team.agent", "vault.team.other"),
 ]
 
 
@@ -192,10 +197,11 @@ async def test_a_principal_may_publish_what_its_role_names_and_nothing_else(
 ) -> None:
     """The broker itself refuses every other subject, all of the API among them."""
     raw = await speaking_as(who)
-    own: set[str] = set() if who in (GATEWAY, REGISTRAR, WARDEN, NOTARY) else {f"in.{who}"}
+    unheard = (GATEWAY, REGISTRAR, WARDEN, NOTARY)
+    own: set[str] = set() if who in unheard else {f"in.{who}", f"vault.{who}"}
     allowed = {
         subject
-        for subject in {*EVERYTHING, f"in.{who}"}
+        for subject in {*EVERYTHING, f"in.{who}", f"vault.{who}"}
         if not refused(await raw.publish(subject, b"{}"))
     }
 
@@ -211,7 +217,8 @@ async def test_a_principal_hears_only_what_is_its_own(speaking_as: As, who: Prin
         for number, subject in enumerate(OTHERS_SUBJECTS)
         if not refused(await raw.say(f"SUB {subject} {number}".encode()))
     ]
-    assert heard == []
+    keys = [subject for subject in OTHERS_SUBJECTS if subject.startswith("vault.team.")]
+    assert heard == (keys if who == GATEWAY else [])  # who asks, it must hear
 
     assert not refused(await raw.say(f"SUB _INBOX_{who.team}_{who.name}.> 100".encode()))
     hears_receipts = not refused(await raw.say(f"SUB receipt.{who} 101".encode()))
@@ -240,6 +247,7 @@ async def test_no_reply_subject_leads_into_a_stream(broker: Broker, speaking_as:
             await raw.publish("in.team.agent", EVENT, reply)
             await raw.publish("$JS.API.CONSUMER.MSG.NEXT.LEDGER_0.team_agent", b"1", reply)
             await raw.publish("$JS.ACK.LEDGER_0.team_agent.1.1.1.1.0", b"+NXT 1", reply)
+            await raw.publish("vault.team.agent", b'{"ask":"open","records":[1]}', reply)
         last = await publisher.publish(Envelope.new("afterwards"))
 
     ingress, ledger = await broker.stored(INGRESS), await broker.stored(LEDGER)

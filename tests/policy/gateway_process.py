@@ -23,12 +23,13 @@ from tidegate_policy.decide import Limits
 from tidegate_policy.gateway import Gateway, GatewaySettings
 from tidegate_policy.heads import Heads
 from tidegate_policy.roster import Roster
+from tidegate_policy.vault import Vault
 from tidegate_schemas.errors import LedgerError
 from tidegate_schemas.identity import Registration
 from tidegate_schemas.vocabulary import GATEWAY
 
 
-async def main(url: str, seed: str, snapshot: Snapshot) -> None:
+async def main(url: str, seed: str, snapshot: Snapshot, vault: Path) -> None:
     """Work until killed."""
     if not sys.stdin.readline():
         return  # whoever would have begun is gone
@@ -36,7 +37,8 @@ async def main(url: str, seed: str, snapshot: Snapshot) -> None:
     async with await connect(url, GATEWAY, seed) as connection:
         writer = Signer("test/0", Algorithm.NOTE, bytes(32))
         signed = Heads(Path(sys.argv[3]).parent / "writer", "test/0", lambda: [writer])
-        await Gateway(connection, snapshot, settings, signed, Health()).run()
+        with Vault.open(vault) as keys:
+            await Gateway(connection, snapshot, settings, signed, Health(), keys).run()
 
 
 if __name__ == "__main__":
@@ -44,7 +46,8 @@ if __name__ == "__main__":
     try:
         members = msgspec.json.decode(Path(sys.argv[4]).read_bytes(), type=list[Registration])
         snapshot = load_bundle(Path(sys.argv[3])).snapshot(Roster.of(members))
-        asyncio.run(main(sys.argv[1], sys.argv[2], snapshot))
+        vault = Path(sys.argv[3]).with_name("vault.db")
+        asyncio.run(main(sys.argv[1], sys.argv[2], snapshot, vault))
     except LedgerError as error:
         print(error, file=sys.stderr)
         sys.exit(3)

@@ -24,6 +24,7 @@ from tidegate_policy.decide import Limits
 from tidegate_policy.gateway import Gateway, GatewaySettings
 from tidegate_policy.invariants import Checker
 from tidegate_policy.roster import Roster
+from tidegate_policy.vault import Vault
 from tidegate_schemas import subjects
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.errors import Unavailable
@@ -73,15 +74,20 @@ async def running(
     clock: Callable[[], int] = time.time_ns,
     dedupe_window: float = 600.0,
     dedupe_entries: int = 100_000,
+    retention: float | None = None,
 ) -> AsyncGenerator[Running]:
     """A gateway that has begun to read, or has ended; cancelled at the end."""
     bundle = load_bundle(write(broker.folder / "bundle", {"policy.cedar": policies}))
     snapshot = bundle.snapshot(Roster.of(roster))
-    settings = GatewaySettings("test/0", Limits(256 * 1024), dedupe_window, dedupe_entries)
+    settings = GatewaySettings(
+        "test/0", Limits(256 * 1024), dedupe_window, dedupe_entries, retention
+    )
     seed = broker.keyring.seed(GATEWAY)
-    async with await connect(broker.url, GATEWAY, seed) as connection:
+    async with contextlib.AsyncExitStack() as stack:
+        connection = await stack.enter_async_context(await connect(broker.url, GATEWAY, seed))
+        vault = stack.enter_context(Vault.open(broker.vault))
         health = WatchedHealth()
-        gateway = Gateway(connection, snapshot, settings, broker.heads(), health, clock)
+        gateway = Gateway(connection, snapshot, settings, broker.heads(), health, vault, clock)
         task = asyncio.create_task(gateway.run())
         ready = asyncio.create_task(gateway.ready())
         await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)

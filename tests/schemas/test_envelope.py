@@ -24,7 +24,7 @@ HEAD = '{"specversion":"1.0","id":"1","source":"s","type":"t"'
 TEXTS = (
     *("id", "source", "type", "time", "subject", "datacontenttype", "dataschema", "kind", "to"),
     *("correlationid", "causationid", "runid", "stepid", "blueprint", "traceparent", "tracestate"),
-    *("dataclassification", "expirytime", "onbehalfof", "costs"),
+    *("dataclassification", "datasubject", "dataenc", "expirytime", "onbehalfof", "costs"),
 )
 
 characters = st.characters(codec="utf-8")
@@ -58,6 +58,7 @@ attributes: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "traceparent": words,
         "tracestate": words,
         "dataclassification": words,
+        "datasubject": words,
         "expirytime": times,
         "onbehalfof": words,
         "costs": st.sampled_from(["usd:0.02", "usd:0.02,tokens:431"]),
@@ -331,7 +332,7 @@ def test_a_missing_attribute_is_named(field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "field", sorted(set(TEXTS) - {"time", "kind", "to", "expirytime", "costs"})
+    "field", sorted(set(TEXTS) - {"time", "kind", "to", "dataenc", "expirytime", "costs"})
 )
 def test_control_characters_are_refused_in_every_attribute(field: str) -> None:
     """A CloudEvents string holds none (its section 2): logs and terminals would obey them."""

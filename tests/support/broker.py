@@ -37,6 +37,7 @@ from tidegate_policy.decide import Limits
 from tidegate_policy.gateway import Gateway, GatewaySettings
 from tidegate_policy.heads import Heads
 from tidegate_policy.roster import Roster
+from tidegate_policy.vault import Vault
 from tidegate_schemas.identity import Registration, Role
 from tidegate_schemas.record import Record
 from tidegate_schemas.subjects import Principal, stream_info
@@ -116,6 +117,11 @@ class Broker:
     def url(self) -> str:
         """Where it listens."""
         return self._server.url
+
+    @property
+    def vault(self) -> Path:
+        """Where the gateways here keep keys of data subjects."""
+        return self.folder / "vault.db"
 
     async def kill(self) -> None:
         """Kill its process, as a crash would."""
@@ -199,16 +205,17 @@ class Broker:
         snapshot = Bundle.of_files({"policy.cedar": policies}).snapshot(Roster.of(roster))
         settings = GatewaySettings("test/0", Limits(envelope_bytes), dedupe_window, dedupe_entries)
         async with await connect(self.url, GATEWAY, self.keyring.seed(GATEWAY)) as connection:
-            gateway = Gateway(connection, snapshot, settings, self.heads(), Health())
-            task = asyncio.create_task(gateway.run())
-            ready = asyncio.create_task(gateway.ready())
-            await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
-            ready.cancel()
-            try:
-                yield task
-            finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+            with Vault.open(self.vault) as vault:
+                gateway = Gateway(connection, snapshot, settings, self.heads(), Health(), vault)
+                task = asyncio.create_task(gateway.run())
+                ready = asyncio.create_task(gateway.ready())
+                await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
+                ready.cancel()
+                try:
+                    yield task
+                finally:
+                    task.cancel()
+                    await asyncio.gather(task, return_exceptions=True)
 
     async def close(self) -> None:
         """Close what was opened and stop it."""

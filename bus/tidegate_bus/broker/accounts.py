@@ -90,7 +90,8 @@ def permissions(principal: Principal, role: Role, partition: int = 0) -> Permiss
     heads = subjects.heads_stream(partition)
     own_inbox = f"{subjects.inbox(principal)}.>"
     sender = Permissions(
-        (subjects.submission(principal),), (own_inbox, subjects.receipt(principal))
+        (subjects.submission(principal), subjects.vault(principal)),
+        (own_inbox, subjects.receipt(principal)),
     )
     reader = (subjects.direct_get(ledger),)
     match role:
@@ -109,8 +110,9 @@ def permissions(principal: Principal, role: Role, partition: int = 0) -> Permiss
                     subjects.stream_purge(ingress),
                     f"{subjects.consumer_create(ingress)}.>",
                     subjects.pull(ingress, "*"),
+                    subjects.ANSWERS,
                 ),
-                (own_inbox,),
+                (own_inbox, subjects.VAULT_SUBJECTS),
             )
         case Role.REGISTRAR:  # creates; may neither change nor delete the ledger
             return Permissions(
@@ -266,6 +268,7 @@ def _services(partition: int) -> list[tuple[str, dict[str, Any]]]:
     many = {"response_type": "stream", "threshold": f"{SILENCE_SECONDS:.0f}s"}
     return [
         (subjects.INGRESS_SUBJECTS, once),
+        (subjects.VAULT_SUBJECTS, once),
         (subjects.pull(ledger, "*"), many),
         (f"$JS.ACK.{ledger}.>", once),
         (subjects.direct_get(ledger), many),

@@ -17,9 +17,11 @@ from tidegate_policy.commands import NO_REPORT
 from tidegate_policy.decide import MAX_LIMIT, Decision, Limits, decide, record, resolve
 from tidegate_policy.genesis import genesis
 from tidegate_policy.holds import Hold
+from tidegate_policy.privacy import NOTHING, Opener, unreplayable
 from tidegate_policy.state import State
 from tidegate_policy.window import Window
 from tidegate_schemas.clock import parse_rfc3339
+from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidEnvelope, InvalidRecord
 from tidegate_schemas.record import Reason, Record, decode_record, encode_record
 from tidegate_schemas.subjects import Verdict
@@ -42,19 +44,30 @@ class Conformance:
     Args:
         window: length in seconds and entries of the dedupe window, as the gateway had it.
         start: bundle and roster where the ledger begins.
+        opener: opens personal data, as far as its keys are left.
 
     Attributes:
         records: how many were given.
         unknown: of these, records whose submission the ledger does not hold: too large for it, or
-            not to be read where something is redacted.
+            not to be read where something is redacted or personal.
+        erased: of these, records of personal data whose key is destroyed: they are unreplayable,
+            and what they change is taken from what they say.
         bundles: digests of those under which they were decided, and how many under each.
     """
 
-    def __init__(self, window: tuple[float, int], *, start: Snapshot | None = None) -> None:
+    def __init__(
+        self,
+        window: tuple[float, int],
+        *,
+        start: Snapshot | None = None,
+        opener: Opener = NOTHING,
+    ) -> None:
         self._state = State(start or genesis(), Window(*window))
+        self._opener = opener
         self._now = 0
         self.records = 0
         self.unknown = 0
+        self.erased = 0
         self.bundles: dict[str, int] = {}
 
     def add(self, seq: int, payload: bytes) -> list[Difference]:
@@ -71,7 +84,7 @@ class Conformance:
             found.append(Difference(seq, "comes before a consequence of the last submission"))
         self._now = now
         self.bundles[there.why.bundle] = self.bundles.get(there.why.bundle, 0) + 1
-        if what := self._compare(seq, there, payload, now):
+        if what := self._compare(seq, there, message, payload, now):
             found.append(Difference(seq, what))
         try:
             self._state.apply(there, message, now)
@@ -79,8 +92,15 @@ class Conformance:
             found.append(Difference(seq, f"cannot be followed: {error}"))
         return found
 
-    def _compare(self, seq: int, there: Record, payload: bytes, now: int) -> str:
+    def _compare(
+        self, seq: int, there: Record, message: Envelope | None, payload: bytes, now: int
+    ) -> str:
         hold: Hold | None = None
+        if self._unreplayable(message):
+            self.erased += 1
+            if there.ingress.n and self._consequence(now, _limits(there), there.first):
+                return "comes before another consequence of the last submission"
+            return ""
         if there.ingress.n:
             consequence = self._consequence(now, _limits(there))
             if consequence is None:
@@ -92,7 +112,7 @@ class Conformance:
         else:
             submission, known = _submission(there)
             if known:
-                decision = decide(self._state, _limits(there), submission, now)
+                decision = decide(self._state, _limits(there), submission, now, self._opener)
             elif self._withheld(there):
                 self.unknown += 1
                 decision = Decision(
@@ -116,18 +136,32 @@ class Conformance:
     def _withheld(self, there: Record) -> bool:
         """Whether a record may be without its message; what it says of it is not verified then."""
         why = there.why
-        if there.verdict is not Verdict.REJECT or set(why.facts) != _IN_ITS_STEAD:
+        personal = why.facts.get("personal") is True
+        facts = {*_IN_ITS_STEAD, "personal"} if personal else _IN_ITS_STEAD
+        if there.verdict is not Verdict.REJECT or set(why.facts) != facts:
             return False
         if why.reason in (Reason.MALFORMED, Reason.RESERVED_HEADER):
-            return bool(self._state.snapshot.bundle.redactions)
+            return personal or bool(self._state.snapshot.bundle.redactions)
         return why.reason == Reason.OVERSIZED
 
-    def _consequence(self, now: int, limits: Limits) -> tuple[Decision, Hold] | None:
-        """What follows next from the last submission."""
+    def _unreplayable(self, message: Envelope | None) -> bool:
+        return unreplayable(self._state.privacy, self._opener, message)
+
+    def _consequence(
+        self, now: int, limits: Limits, until: int | None = None
+    ) -> tuple[Decision, Hold] | None:
+        """What follows next from the last submission; nothing more after the hold `until`.
+
+        What waits and cannot be read any more is believed to wait on, unless the ledger says else.
+        """
         state = self._state
         while state.due:
             if hold := state.holds.get(state.due.popleft()):
-                decision = resolve(state, limits, hold, now)
+                if hold.seq == until:
+                    return None
+                if self._unreplayable(hold.envelope):
+                    continue
+                decision = resolve(state, limits, hold, now, self._opener)
                 if decision:
                     return decision, hold
         return None

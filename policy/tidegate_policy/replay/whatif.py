@@ -32,6 +32,7 @@ _CHECKED = (
     "blueprint.",
     "clock.",
     "evidence.",
+    "privacy.",
 )
 """Commands that are followed only if they can be, given what the ledger says so far."""
 

@@ -50,6 +50,8 @@ ELSEWHERE = {
     "a receipt of another": "receipt.team.other",
     "an own receipt": "receipt.team.agent",
     "the tail": "tail.0",
+    "the keys of another": "vault.team.other",
+    "the keys of the coordinator": "vault.tidegate.coordinator",
     "a response of the broker": "_R_.aaaaaa.bbbbbb",
     "an inbox of anybody": "_INBOX.x",
     "an own inbox": "_INBOX_team_agent.x",

@@ -11,6 +11,7 @@ from tidegate.cli.console import JsonOption, ProjectOption, StateOption, clean, 
 from tidegate.cli.policy.over_ledger import SinceOption, progress
 from tidegate.project import open_project
 from tidegate.replay.report import digest
+from tidegate_policy.privacy import NOTHING
 from tidegate_policy.replay import Conformance, Difference
 from tidegate_schemas.audit import Mode, Replay
 
@@ -34,10 +35,10 @@ def conformance(
     settings = open_project(project, state).settings.gateway
     found: list[Difference] = []
     count = 0
-    with Audit(project, state) as audit:
+    with Audit(project, state) as audit, audit.vault() as keys:
         span = audit.span(since, None)
         window = settings.dedupe_window, settings.dedupe_entries
-        check = Conformance(window)
+        check = Conformance(window, opener=keys or NOTHING)
         with progress("replay conformance", span.last, hidden=as_json) as on_progress:
             for entries in audit.reader.read(1, span.last):
                 for seq, payload in entries:
@@ -52,6 +53,7 @@ def conformance(
         "last": span.last,
         "records": check.records,
         "unknown": check.unknown,
+        "unreplayable": {"erased": check.erased},
         "bundles": check.bundles,
         "differences": count,
         "examples": [{"seq": d.seq, "what": d.what} for d in found],
@@ -64,7 +66,12 @@ def conformance(
         Mode.CONFORMANCE,
         digest(document),
         {"since": since} if since else {},
-        {"records": check.records, "unknown": check.unknown, "differences": count},
+        {
+            "records": check.records,
+            "unknown": check.unknown,
+            "erased": check.erased,
+            "differences": count,
+        },
     )
     close(said, document, report, project, state, as_json)
     if count:
@@ -76,6 +83,11 @@ def _show(check: Conformance, found: list[Difference], count: int) -> None:
         out.print(f"record {difference.seq}: {clean(difference.what)}", highlight=False)
     bundles = f"{len(check.bundles)} bundle{'s' if len(check.bundles) > 1 else ''}"
     out.print(f"{check.records:,} records under {bundles}: {count:,} differences", highlight=False)
+    if check.erased:
+        out.print(
+            f"{check.erased:,} of them unreplayable: erased; there is no key to their data",
+            highlight=False,
+        )
     if check.unknown:
         out.print(
             f"{check.unknown:,} of them reject a message that the ledger does not hold; "
