@@ -368,7 +368,7 @@ async def test_conformance_decides_again_about_all_of_it(
         Mode.CONFORMANCE,
         found.pop("digest"),
         {"since": "1h"},
-        {"records": len(records) + 1, "unknown": withheld, "differences": 0},
+        {"records": len(records) + 1, "unknown": withheld, "erased": 0, "differences": 0},
     )
     assert replay[1].report == digest(found)
     assert f"report {replay[0].report}\nledger record {told[0].seq} tells of it" in done.out

@@ -42,7 +42,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 
 def personal(data: Any = None, **attributes: Any) -> Envelope:
     """An envelope about somebody, as a sender makes it."""
-    about = {"dataclassification": "personal", "datasubject": "customer-42"}
+    about: dict[str, Any] = {"dataclassification": "personal", "datasubject": "customer-42"}
     return Envelope.new("order.created", data, id="1", **{**about, **attributes})
 
 
