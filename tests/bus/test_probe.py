@@ -189,7 +189,7 @@ async def test_what_goes_through_does_no_harm(tmp_path: Path, together: bool) ->
 
     assert report.through
     assert again.through == report.through
-    assert sorted(streams["streams"]) == ["INGRESS_0", "LEDGER_0"]
+    assert sorted(streams["streams"]) == ["HEADS_0", "INGRESS_0", "LEDGER_0"]
     assert consumers["consumers"] == ["team_agent"]
     others = [record.to for record in records if not record.by.startswith(str(PROBE))]
     assert others == ["before", "after"]

@@ -59,6 +59,7 @@ async def test_an_empty_broker_gets_everything_that_is_declared(tmp_path: Path) 
         await converge(registrar, LIMITS, SUBSCRIPTIONS)
         assert await drift(registrar, LIMITS, SUBSCRIPTIONS) == []
         assert sorted(await everything(broker)) == [
+            "HEADS_0",
             "INGRESS_0",
             "LEDGER_0",
             "LEDGER_0 team_agent",
