@@ -15,21 +15,32 @@ from dataclasses import replace
 from typing import Any
 
 import structlog
+from msgspec import structs
 from prometheus_client import Counter, Gauge
 
 from tidegate_bus.broker.accounts import MAX_PAYLOAD
 from tidegate_bus.connection import Connection
+from tidegate_bus.keys import Keys
 from tidegate_bus.ledger import LedgerReader, StoredRecord
 from tidegate_bus.publisher import Publisher
 from tidegate_bus.telemetry import Health
 from tidegate_schemas import vocabulary
 from tidegate_schemas.blueprint import Blueprint
 from tidegate_schemas.envelope import Envelope, encode
-from tidegate_schemas.errors import Denied, InvalidInput, InvalidRecord, Rejected, Unavailable
+from tidegate_schemas.errors import (
+    Denied,
+    InvalidInput,
+    InvalidRecord,
+    Rejected,
+    Unavailable,
+    Unopened,
+)
+from tidegate_schemas.personal import PERSONAL
+from tidegate_schemas.record import Reason, Record
 from tidegate_schemas.subjects import Kind
 
-from .fold import Fold
-from .run import Announce, Command, Dispatch, Timer, behalf
+from .fold import Fold, Opened
+from .run import ERASED, Announce, Command, Dispatch, Run, Timer, behalf
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.coordinator")
 
@@ -39,6 +50,7 @@ _AGAIN_SECONDS = 0.5
 _DENIED_SECONDS = 600.0
 """Until a denied envelope is submitted again. The gateway remembers the first verdict as long."""
 _WINDOW = 512
+_KEY_SECONDS = 10.0
 
 RUNS = Gauge("tidegate_runs", "Runs that have not ended")
 FOLDED = Gauge("tidegate_coordinator_seq", "Last ledger sequence that was folded")
@@ -66,6 +78,7 @@ class Coordinator:
         self._blueprints = list(blueprints)
         self._health = health
         self._clock = clock
+        self._keys = Keys(connection)
         self._fold = Fold(connection.principal)
         self._ready = asyncio.Event()
         self._position = 0
@@ -101,17 +114,32 @@ class Coordinator:
         """Fold every record; from the end of the past on, act on each run that changed."""
         reader = LedgerReader(self._connection)
         async for stored in reader.read(1, follow=True, caught_up=caught_up.set):
-            changed = self._apply(stored)
+            changed = await self._apply(stored)
             if caught_up.is_set():
                 self._touch(changed)
 
-    def _apply(self, stored: StoredRecord) -> tuple[str, ...]:
+    async def _apply(self, stored: StoredRecord) -> tuple[str, ...]:
         self._position = stored.seq
         try:
-            return self._fold.apply(stored.record())
+            record = stored.record()
+            opened = await self._open(record) if self._fold.reads_sealed(record) else None
+            return self._fold.apply(record, opened)
         except InvalidRecord as error:  # another version's record, or damage: others look into it
             _log.error("record cannot be read", seq=stored.seq, error=str(error))
             return ()
+
+    async def _open(self, record: Record) -> Opened:
+        """What a sealed record holds, or that it is gone; waits until the gateway says which."""
+        while True:
+            try:
+                return await self._keys.open_one(record, timeout=_KEY_SECONDS)
+            except Unopened as error:
+                return error
+            except Unavailable as error:
+                if self._connection.nats.is_closed:
+                    raise
+                _log.warning("will ask again for a key", seq=record.seq, error=str(error))
+                await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _begin(self, caught_up: asyncio.Event) -> None:
         """Once the past is known: make up for what was left undone, register blueprints."""
@@ -176,9 +204,15 @@ class Coordinator:
             try:
                 await self._submit(self._message(command))
             except (InvalidInput, Rejected) as error:  # no record from which the fold would know
-                why = f"{command.id}: {getattr(error, 'detail', error)}"
-                _log.warning("cannot be sent", command=command.id, error=str(error))
+                detail = getattr(error, "detail", error)
+                if self._fold.runs[command.run_id].about:  # which it may quote
+                    detail = type(error).__name__
+                why = f"{command.id}: {detail}"
+                _log.warning("cannot be sent", command=command.id, error=str(detail))
                 await self._submit(self._instead(command, why))
+            except Unopened:
+                _log.warning("erased", command=command.id)
+                await self._submit(self._instead(command, ERASED))
         except Exception:  # a fault of ours; the other runs go on
             _log.exception("not carried out", command=command.id)
             return
@@ -192,6 +226,8 @@ class Coordinator:
                 await self._publisher.publish(envelope)
             except Denied as error:
                 _log.warning("denied", id=envelope.id, error=str(error))
+                if error.reason == Reason.ERASED and envelope.kind != "task":
+                    raise Unopened(Unopened.ERASED, error.detail) from error
                 if envelope.kind != "task":  # of which the fold reads it; the rest must be said
                     await asyncio.sleep(_DENIED_SECONDS)
                     continue
@@ -206,6 +242,9 @@ class Coordinator:
         about: dict[str, Any] = {"correlationid": run.correlation, "runid": run.id}
         match command:
             case Announce():
+                about |= _personal(run)
+                if run.about:  # also for those who cannot read how it ended
+                    about |= {"subject": command.status}
                 data = {
                     "run": run.id,
                     "blueprint": run.blueprint.blueprint,
@@ -221,14 +260,19 @@ class Coordinator:
             case Dispatch():
                 about |= {"kind": Kind.TASK.value, "to": command.task, "blueprint": run.digest}
                 about |= {"onbehalfof": behalf(run), "causationid": run.event["id"]}
+                about |= _personal(run)
                 about |= _attempt(command)
                 return self._envelope(command.task, command.data, id=command.id, **about)
 
     def _instead(self, command: Command, why: str) -> Envelope:
-        """What is said where a command cannot be: the run ends, or ends without its output."""
+        """What is said where a command cannot be: the run ends, or ends without its output.
+
+        It quotes no data, so it is no personal data either.
+        """
         run = self._fold.runs[command.run_id]
         if isinstance(command, Announce):
-            return self._message(replace(command, output=None, error=why))
+            envelope = self._message(replace(command, output=None, error=why))
+            return structs.replace(envelope, dataclassification=None, datasubject=None)
         return self._envelope(
             vocabulary.RUN_CANCEL,
             {"run": run.id, "reason": why},
@@ -247,6 +291,13 @@ class Coordinator:
             now=self._clock(),
             **attributes,
         )
+
+
+def _personal(run: Run) -> dict[str, Any]:
+    """Attributes of what is said with the data of a run."""
+    if run.erased or not run.about:
+        return {}
+    return {"dataclassification": PERSONAL, "datasubject": ",".join(sorted(run.about))}
 
 
 def _moment(command: Command) -> int:

@@ -8,7 +8,7 @@ counted and left out, in the same way by every process that reads the same ledge
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar, final
 
@@ -18,9 +18,10 @@ from tidegate_schemas import vocabulary
 from tidegate_schemas.blueprint import Blueprint
 from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.envelope import Envelope
-from tidegate_schemas.errors import InvalidEnvelope, InvalidInput
-from tidegate_schemas.governance import Order, Target, What
+from tidegate_schemas.errors import InvalidEnvelope, InvalidInput, Unopened
+from tidegate_schemas.governance import DataSubject, Order, Target, What
 from tidegate_schemas.identity import Registration, Revocation
+from tidegate_schemas.personal import key_ids
 from tidegate_schemas.record import Record
 from tidegate_schemas.subjects import Kind, Principal, Verdict
 from tidegate_schemas.vocabulary import run_id
@@ -30,16 +31,19 @@ from .run import (
     Cancelled,
     Command,
     Dispatched,
+    Erased,
     Fact,
     Failed,
     Held,
     Refused,
     Run,
+    Sealed,
     Succeeded,
     TimedOut,
     advance,
     due,
     start,
+    unread,
 )
 
 _CONTROLS = frozenset(
@@ -49,6 +53,7 @@ _CONTROLS = frozenset(
         vocabulary.RUN_START,
         vocabulary.RUN_CANCEL,
         vocabulary.CONTROL_KILL,
+        vocabulary.PRIVACY_ERASE,
     )
 )
 _OWN_CONTROLS = frozenset((vocabulary.BLUEPRINT_REGISTER, vocabulary.RUN_TIMEOUT))
@@ -56,6 +61,7 @@ _DECISIONS = frozenset((Verdict.ALLOW, Verdict.DENY, Verdict.HOLD, Verdict.REJEC
 
 T = TypeVar("T")
 Change = Callable[[], tuple[str, ...]]
+Opened = Envelope | Unopened
 
 
 class _Document(msgspec.Struct):
@@ -118,16 +124,31 @@ class Fold:
         self._keep_ended = keep_ended
         self._triggers: dict[str, tuple[Active, ...]] = {}
 
-    def apply(self, record: Record) -> tuple[str, ...]:
+    def reads_sealed(self, record: Record) -> bool:
+        """Whether the next record holds sealed data that is needed."""
+        if isinstance(record.envelope, msgspec.UnsetType):
+            return False
+        if b'"dataenc"' not in bytes(record.envelope):  # decoding it costs more
+            return False
+        if record.kind is Kind.TASK or record.to == vocabulary.RUN_FINISHED:
+            return False
+        return self._concerns(record)
+
+    def apply(self, record: Record, opened: Opened | None = None) -> tuple[str, ...]:
         """Take in the next record; the ids of the runs that it changed.
 
         One event can start a run of each blueprint that waits for it. A run that was changed may
         be gone from `runs` afterwards: it was announced.
+
+        Args:
+            record: the next one.
+            opened: where it `reads_sealed`, what it holds, or that this is gone; None for whoever
+                may not open it.
         """
         if not self._concerns(record):
             return ()
         try:
-            change = self._read(record)
+            change = self._read(record, opened)
         except (InvalidInput, ValueError, OverflowError, RecursionError):
             self.ignored += 1
             return ()
@@ -174,12 +195,20 @@ class Fold:
             case _:
                 return False
 
-    def _read(self, record: Record) -> Change:
+    def _read(self, record: Record, opened: Opened | None) -> Change:
         """What the record changes. All that can be wrong with a message is found here."""
         envelope = record.message()
         if envelope is None:
             raise InvalidEnvelope("malformed", "the record holds no message")
         time = parse_rfc3339(record.time)
+        about = frozenset[str]()
+        if envelope.dataenc is not None:
+            about = frozenset(map(str, key_ids(envelope)))
+            if isinstance(opened, Envelope):
+                envelope = opened
+            elif self.reads_sealed(record):
+                closed = Sealed(time) if opened is None else Erased(time)
+                return self._closed(record, envelope, about, closed)
         match record.kind, record.to:
             case Kind.CONTROL, vocabulary.IDENTITY_REGISTER:
                 registration = envelope.payload(Registration).check()
@@ -197,7 +226,7 @@ class Fold:
                 if active is None:
                     raise InvalidEnvelope("data", f"no blueprint {asked.blueprint[:80]!r}")
                 event = _event(record, envelope)
-                return partial(self._start, (active,), envelope, asked.input, event, time)
+                return partial(self._start, (active,), envelope, asked.input, event, time, about)
             case Kind.CONTROL, vocabulary.RUN_CANCEL:
                 cancel = envelope.payload(_Cancel)
                 reason = cancel.reason or f"cancelled by {record.by}"
@@ -206,19 +235,36 @@ class Fold:
                 order = envelope.payload(Order)
                 reason = order.reason or f"killed by {record.by}"
                 return partial(self._kill, Target.parse(order.target), Cancelled(time, reason))
+            case Kind.CONTROL, vocabulary.PRIVACY_ERASE:
+                subject = envelope.payload(DataSubject).subject
+                return partial(self._erase, subject, Erased(time))
             case Kind.EVENT, to if record.by != self._coordinator:
                 event = _event(record, envelope)
                 return partial(
-                    self._start, self._triggers[to], envelope, event["data"], event, time
+                    self._start, self._triggers[to], envelope, event["data"], event, time, about
                 )
             case _:
                 fact = self._fact(record, envelope, time)
-                return partial(self._advance, _given(envelope.runid, "runid"), fact)
+                return partial(self._advance, _given(envelope.runid, "runid"), fact, about)
+
+    def _closed(
+        self, record: Record, envelope: Envelope, about: frozenset[str], fact: Sealed | Erased
+    ) -> Change:
+        """What a record changes whose data cannot be read: a run is begun, and told so."""
+        if record.kind is Kind.RESULT:
+            return partial(self._advance, _given(envelope.runid, "runid"), fact, about)
+        if record.kind is Kind.EVENT:
+            versions = self._triggers[record.to]
+        else:  # the start of a run names its blueprint outside of its data too
+            found = self.active.get(envelope.subject or "")
+            versions = (found,) if found and record.to == vocabulary.RUN_START else ()
+        event = _event(record, envelope, closed=True)
+        return partial(self._start, versions, envelope, None, event, fact.time, about, fact)
 
     def _fact(self, record: Record, envelope: Envelope, time: int) -> Fact:
         """What a message of a run says: that it ended, or how an attempt stands."""
         if record.kind is Kind.EVENT:
-            return Announced(time)
+            return Announced(time, envelope.subject)
         step, attempt = _given(envelope.stepid, "stepid"), _given(envelope.attempt, "attempt")
         at = (step, _index(_given(envelope.subject, "subject")), attempt, time)
         match record.kind, record.verdict, envelope.type:
@@ -241,6 +287,14 @@ class Fold:
     def _kill(self, target: Target, fact: Cancelled) -> tuple[str, ...]:
         ended = [name for name, run in self.runs.items() if _ends(target, run)]
         return tuple(changed for name in ended for changed in self._advance(name, fact))
+
+    def _erase(self, pseudonym: str, fact: Erased) -> tuple[str, ...]:
+        concerned = [
+            name
+            for name, run in self.runs.items()
+            if any(key.startswith(f"{pseudonym}.") for key in run.about)
+        ]
+        return tuple(changed for name in concerned for changed in self._advance(name, fact))
 
     def _provide(self, principal: str, capabilities: tuple[str, ...]) -> tuple[str, ...]:
         others = {c: who for c, who in self.providers.items() if who != principal}
@@ -266,6 +320,8 @@ class Fold:
         input: Any,
         event: dict[str, Any],
         time: int,
+        about: frozenset[str],
+        closed: Sealed | Erased | None = None,
     ) -> tuple[str, ...]:
         correlation = envelope.correlationid or envelope.id
         started: list[str] = []
@@ -273,17 +329,23 @@ class Fold:
             name = run_id(version.digest, event["by"], envelope.id)
             known = self.runs.get(name)
             if known is None or known.announced:
-                self.runs[name] = start(name, version.blueprint, correlation, input, event, time)
+                begin = start if closed is None else unread
+                run = begin(name, version.blueprint, correlation, input, event, time, about)
+                self.runs[name] = run if closed is None else advance(run, closed)
                 started.append(name)
         return tuple(started)
 
-    def _advance(self, name: str, fact: Fact) -> tuple[str, ...]:
+    def _advance(
+        self, name: str, fact: Fact, about: frozenset[str] = frozenset()
+    ) -> tuple[str, ...]:
         before = self.runs.get(name)
         if before is None:
             return ()
         after = advance(before, fact)
         if after is before:
             return ()
+        if about:
+            after = replace(after, about=_joined(after.about, about))
         if after.announced and not self._keep_ended:
             del self.runs[name]
         else:
@@ -291,7 +353,12 @@ class Fold:
         return (name,)
 
 
-def _event(record: Record, envelope: Envelope) -> dict[str, Any]:
+def _joined(one: frozenset[str], other: frozenset[str]) -> frozenset[str]:
+    """Both, each data subject once."""
+    return frozenset({key.partition(".")[0]: key for key in sorted(one | other)}.values())
+
+
+def _event(record: Record, envelope: Envelope, *, closed: bool = False) -> dict[str, Any]:
     """`event`, as expressions see it: what started the run, and who sent it."""
     return {
         "id": envelope.id,
@@ -301,7 +368,7 @@ def _event(record: Record, envelope: Envelope) -> dict[str, Any]:
         "time": envelope.time,
         "by": record.by,
         "onbehalfof": envelope.onbehalfof,
-        "data": envelope.payload(),
+        "data": None if closed else envelope.payload(),
     }
 
 

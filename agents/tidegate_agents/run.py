@@ -25,6 +25,8 @@ from .expression import Scope, visible
 MAX_UNITS = 1000
 """Elements of a `foreach`."""
 
+ERASED = "the personal data that it is about was erased"
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -85,6 +87,9 @@ class Run:
         steps: every step of the blueprint, in the order in which they are written.
         status, output, error: how it stands, or how it ended.
         announced: whether the ledger says that it ended.
+        about: ids of the keys of personal data in it; what it sends is about the same people.
+        erased: that data is gone, so nothing more can be said of it.
+        sealed: whoever folds cannot open that data; then only its end is known.
     """
 
     id: str
@@ -99,6 +104,9 @@ class Run:
     output: Any = None
     error: str | None = None
     announced: bool = False
+    about: frozenset[str] = frozenset()
+    erased: bool = False
+    sealed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +171,44 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """The end of the run is in the ledger."""
+    """The end of the run is in the ledger; `status` says how, where the data of it is sealed."""
+
+    time: int
+    status: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """Personal data in the run is gone."""
 
     time: int
 
 
-Fact = Dispatched | Held | Refused | Succeeded | Failed | TimedOut | Cancelled | Announced
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """Personal data in the run is not for whoever folds."""
+
+    time: int
+
+
+_ENDS: dict[str, Literal["succeeded", "failed", "cancelled"]] = {
+    "succeeded": "succeeded",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
+
+Fact = (
+    Dispatched
+    | Held
+    | Refused
+    | Succeeded
+    | Failed
+    | TimedOut
+    | Cancelled
+    | Announced
+    | Erased
+    | Sealed
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,11 +270,25 @@ def start(
     input: Any,
     event: Mapping[str, Any],
     time: int,
+    about: frozenset[str] = frozenset(),
 ) -> Run:
     """A run at its first moment, with the steps that need no other already begun."""
+    return _settle(unread(run_id, blueprint, correlation, input, event, time, about), time)
+
+
+def unread(
+    run_id: str,
+    blueprint: Blueprint,
+    correlation: str,
+    input: Any,
+    event: Mapping[str, Any],
+    time: int,
+    about: frozenset[str] = frozenset(),
+) -> Run:
+    """A run before its first moment: nothing of it was looked at yet."""
     steps = dict.fromkeys(blueprint.steps, StepState())
-    run = Run(run_id, blueprint, blueprint.digest, correlation, input, event, time, steps)
-    return _settle(run, time)
+    digest = blueprint.digest
+    return Run(run_id, blueprint, digest, correlation, input, event, time, steps, about=about)
 
 
 def advance(run: Run, fact: Fact) -> Run:
@@ -244,14 +298,25 @@ def advance(run: Run, fact: Fact) -> Run:
     the fact can follow, and is answered by who was asked. So a result that comes after a timeout
     or a cancellation, twice, or from somebody else changes nothing.
     """
-    if isinstance(fact, Announced):
-        return run if run.status == "running" or run.announced else replace(run, announced=True)
+    match fact:
+        case Announced() if run.announced:
+            return run
+        case Announced() if run.sealed:
+            return replace(run, announced=True, status=_ENDS.get(fact.status or "", run.status))
+        case Announced():
+            return run if run.status == "running" else replace(run, announced=True)
+        case Erased():
+            return run if run.announced or run.erased else _forget(run)
+        case Sealed():
+            return replace(run, sealed=True)
+        case _:
+            pass
     if run.status != "running":
         return run
     if isinstance(fact, Cancelled):
         return replace(run, status="cancelled", error=fact.reason)
     state = run.steps.get(fact.step)
-    if state is None or not 0 <= fact.index < len(state.units):
+    if run.sealed or state is None or not 0 <= fact.index < len(state.units):
         return run
     unit = state.units[fact.index]
     if unit.attempt != fact.attempt:
@@ -307,6 +372,29 @@ def _outstanding(run: Run) -> Iterator[Command]:
                 yield Dispatch(*at, task, unit.data, unit.not_before)
             elif unit.phase == "sent":
                 yield Timer(*at, unit.deadline)
+
+
+def _forget(run: Run) -> Run:
+    """The run without any data; it has failed, unless it had ended before."""
+    steps = {
+        name: replace(
+            state,
+            units=tuple(replace(unit, data=None, output=None, error=None) for unit in state.units),
+            output=None,
+            error=None,
+        )
+        for name, state in run.steps.items()
+    }
+    return replace(
+        run,
+        input=None,
+        event={**run.event, "data": None},
+        steps=steps,
+        status="failed" if run.status == "running" else run.status,
+        output=None,
+        error=ERASED,
+        erased=True,
+    )
 
 
 def _with_step(run: Run, name: str, state: StepState) -> Run:

@@ -21,6 +21,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from tidegate_bus.broker.accounts import MAX_PAYLOAD
 from tidegate_bus.connection import Connection
 from tidegate_bus.delivery import Delivery, Inbox
+from tidegate_bus.keys import Keys
 from tidegate_bus.publisher import Publisher
 from tidegate_schemas.clock import rfc3339
 from tidegate_schemas.envelope import Envelope, encode
@@ -33,8 +34,10 @@ from tidegate_schemas.errors import (
     Rejected,
     TidegateError,
     Unavailable,
+    Unopened,
 )
-from tidegate_schemas.record import Receipt, Record
+from tidegate_schemas.personal import PERSONAL, is_personal
+from tidegate_schemas.record import Reason, Receipt, Record
 from tidegate_schemas.subjects import Kind
 from tidegate_schemas.vocabulary import DEADLETTER, RESULT
 
@@ -59,6 +62,7 @@ _AGAIN_SECONDS = 0.5
 _BEAT_SECONDS = 1.0
 _MOST_HISTORY = 100
 _SHORT_ERROR = 200
+_KEY_SECONDS = 5.0
 
 HANDLED = Counter("tidegate_handled", "Deliveries by how they ended", ["to", "outcome"])
 RUNNING = Gauge("tidegate_handlers_running", "Messages that are handled at the moment")
@@ -98,10 +102,27 @@ class _Work:
     history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     costs: Costs = field(default_factory=Costs)
     denied: bool = False
+    unopened: Unopened | None = None
 
     @property
     def record(self) -> Record:
         return self.delivery.record
+
+    @property
+    def personal(self) -> bool:
+        """Whether its data, and what is made of it, is about people."""
+        return is_personal(self.envelope) and self.envelope.dataenc is None
+
+    def says(self, error: BaseException) -> str:
+        """An error, for the log: it may quote data, and a log is for ever."""
+        return type(error).__name__ if self.personal else describe(error)
+
+    def lost(self, error: Unopened) -> None:
+        """Its data is gone: from now on there is nothing to be said but that."""
+        self.envelope = self.delivery.record.message() or self.envelope
+        self.history, denied = [], self.denied
+        self.failed(error)
+        self.denied = denied
 
     def failed(self, error: BaseException) -> None:
         self.denied = isinstance(error, Denied)
@@ -139,6 +160,7 @@ class Worker:
         self._agent = agent
         self._manifest = manifest
         self._health = health
+        self._keys = Keys(connection)
         self._held: dict[int, asyncio.Task[None]] = {}
         self._paused = 0
         self._slots = asyncio.Semaphore(manifest.concurrency)
@@ -251,7 +273,7 @@ class Worker:
             await delivery.postpone(0)
             raise
         except Exception as error:  # a fault of ours
-            _log.exception("not settled", seq=delivery.record.seq, error=describe(error))
+            _log_fault(delivery.record, error)
             await delivery.postpone(_UNSETTLED_SECONDS)
             outcome = "unsettled"
         finally:
@@ -271,25 +293,47 @@ class Worker:
             raise _Released(0)
         work = _Work(delivery, envelope)
         log = _log.bind(seq=work.record.seq, to=work.record.to, id=envelope.id)
+        if envelope.dataenc is not None:
+            await self._open(work)
         while True:
             try:
                 await self._attempt(work, log)
+            except Unopened as error:
+                work.lost(error)
+                log.error("dead letter", error=describe(error))
+                await self._give_up(work, log)
+                return "dead"
             except Exception as error:
                 work.failed(error)
                 helps = error.retryable if isinstance(error, TidegateError) else True
                 if not helps or len(work.history) >= self._manifest.retry.attempts:
-                    log.error("dead letter", error=describe(error), attempts=len(work.history))
+                    log.error("dead letter", error=work.says(error), attempts=len(work.history))
                     await self._give_up(work, log)
                     return "dead"
                 seconds = self._pause_after(work)
-                log.warning("failed, will retry", error=describe(error), seconds=seconds)
+                log.warning("failed, will retry", error=work.says(error), seconds=seconds)
                 HANDLED.labels(work.record.to, "retried").inc()
                 await self._pause(seconds)
             else:
                 return "done"
 
+    async def _open(self, work: _Work) -> None:
+        """Have personal data opened; where it cannot be, the attempt says so."""
+        while True:
+            try:
+                work.envelope = await self._keys.open_one(work.record, timeout=_KEY_SECONDS)
+            except Unopened as error:
+                work.unopened = error
+            except Unavailable as error:
+                _log.warning("will ask again for a key", seq=work.record.seq, error=str(error))
+                await self._pause(_KEY_SECONDS)
+                continue
+            return
+
     async def _attempt(self, work: _Work, log: structlog.stdlib.BoundLogger) -> None:
         record, delivered = work.record, work.delivery.delivered
+        if work.unopened:
+            raise work.unopened
         if delivered > self._manifest.retry.attempts + _CRASHES:
             raise Unanswered(delivered)
         handler = self._agent.handlers.get((record.kind, record.to))
@@ -317,12 +361,21 @@ class Worker:
         while True:
             try:
                 await self.submit(_dead_letter(self._manifest, work, history))
+            except Unopened as error:  # since it was handled
+                work.lost(error)
+                history = work.history
+                continue
             except Rejected as error:
                 if history:
                     history = []  # too large: say less
                     continue
                 log.error("dead letter rejected, message kept", error=str(error))
             except Refused as error:
+                if error.reason == Reason.ERASED:  # just now
+                    work.lost(Unopened(Unopened.ERASED, error.detail))
+                    history = work.history
+                    work.denied = True
+                    continue
                 log.error("dead letter refused, message kept", error=str(error))
             else:
                 return
@@ -350,6 +403,14 @@ class Worker:
         raise _Released(max(0.0, until - self._loop.time()))
 
 
+def _log_fault(record: Record, error: Exception) -> None:
+    message = record.message()
+    if message and is_personal(message):  # a traceback quotes
+        _log.error("not settled", seq=record.seq, error=type(error).__name__)
+    else:
+        _log.exception("not settled", seq=record.seq, error=describe(error))
+
+
 class Unanswered(Permanent):
     """A message that was delivered again and again; dead letters show this name."""
 
@@ -366,7 +427,18 @@ def _caused_by(cause: Envelope, envelope: Envelope) -> Envelope:
         correlationid=envelope.correlationid or cause.correlationid or cause.id,
         causationid=envelope.causationid or cause.id,
         onbehalfof=envelope.onbehalfof or cause.onbehalfof,  # rights shrink along the way
+        **_about(cause, envelope),
     )
+
+
+def _about(cause: Envelope, envelope: Envelope) -> dict[str, str | None]:
+    """What is said because of personal data is personal, unless its author says what it is."""
+    if not is_personal(cause) or envelope.dataclassification not in (None, PERSONAL):
+        return {}
+    return {
+        "dataclassification": PERSONAL,
+        "datasubject": envelope.datasubject or cause.datasubject,
+    }
 
 
 def _answer(manifest: Manifest, work: _Work, type: str, data: Any) -> Envelope:
@@ -395,6 +467,8 @@ def _answer(manifest: Manifest, work: _Work, type: str, data: Any) -> Envelope:
             attempt=envelope.attempt,
             subject=envelope.subject,
             costs=work.costs.text(),
+            dataclassification=PERSONAL if work.personal else None,
+            datasubject=envelope.datasubject if work.personal else None,
         )
     except InvalidEnvelope as error:
         raise InvalidInput(f"the result is no JSON: {error.detail}") from error

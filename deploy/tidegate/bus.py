@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from tidegate_bus.connection import Connection, connect
+from tidegate_bus.keys import Keys
 from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.publisher import Publisher
 from tidegate_schemas.errors import InvalidInput
@@ -16,6 +17,8 @@ from tidegate_schemas.record import Record
 from tidegate_schemas.subjects import Principal
 
 from .project import State, address, client_tls, find_project
+
+_KEY_SECONDS = 10.0
 
 
 class Bus:
@@ -119,6 +122,15 @@ class Bus:
         """
         async for stored in self.ledger.read(start, since=since, follow=follow):
             yield stored.record()
+
+    async def pseudonym(self, subject: str) -> str | None:
+        """What stands for a data subject in the ledger, for operators; None if nothing is kept.
+
+        Raises:
+            Unopened: this principal may not ask.
+            Unavailable: the gateway does not answer.
+        """
+        return await Keys(self._connection).find(subject, timeout=_KEY_SECONDS)
 
     async def close(self) -> None:
         """Disconnect."""

@@ -149,6 +149,8 @@ def _of(message: Envelope, steps: dict[str, str]) -> str:
 
 def _brief(message: Envelope) -> str:
     """The data in one line."""
+    if message.dataenc is not None:
+        return "(sealed personal data)"
     if message.data_base64 is not None:
         return "(binary data)"
     try:

@@ -40,10 +40,10 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-def personal(data: Any = None, **attributes: Any) -> Envelope:
+def personal(data: Any = None, datasubject: str | None = "customer-42", **more: Any) -> Envelope:
     """An envelope about somebody, as a sender makes it."""
-    about: dict[str, Any] = {"dataclassification": "personal", "datasubject": "customer-42"}
-    return Envelope.new("order.created", data, id="1", **{**about, **attributes})
+    more |= {"dataclassification": "personal", "datasubject": datasubject}
+    return Envelope.new("order.created", data, id="1", **more)
 
 
 def closed(envelope: Envelope, *, ids: str = ONE, by: str = BY, key: bytes = KEY) -> Envelope:

@@ -35,6 +35,8 @@ _COMMANDS = {
     "run": "runs",
     "control": "control",
     "approvals": "approvals",
+    "erase": "erase",
+    "privacy": "privacy",
     "ledger": "ledger",
     "replay": "replay",
     "agent": "agents",

@@ -14,6 +14,7 @@ from tidegate.bus import Bus
 from tidegate_bus.broker.accounts import MAX_PAYLOAD
 from tidegate_schemas.envelope import Envelope, decode, encode
 from tidegate_schemas.errors import InvalidEnvelope, InvalidInput
+from tidegate_schemas.personal import PERSONAL
 from tidegate_schemas.record import Receipt
 from tidegate_schemas.subjects import Verdict
 from tidegate_schemas.vocabulary import OPERATOR
@@ -53,6 +54,13 @@ def publish(
     correlation: Annotated[
         str | None, typer.Option(help="Correlation id, see `tidegate ledger timeline`.")
     ] = None,
+    about: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SUBJECT",
+            help="The data is about this person: it is personal, and sealed. Several with commas.",
+        ),
+    ] = None,
     source: Annotated[
         str, typer.Option(help="URI reference of where it comes from.")
     ] = "tidegate:cli",
@@ -80,6 +88,8 @@ def publish(
     else:
         assert type is not None
         attributes: dict[str, Any] = {"kind": kind, "to": to, "correlationid": correlation}
+        if about is not None:
+            attributes |= {"dataclassification": PERSONAL, "datasubject": about}
         raw = msgspec.Raw(json_argument(data, "data"))
         message = Envelope.new(type, raw, id=id, source=source, **attributes)
     if (size := len(encode(message))) > MAX_PAYLOAD:
