@@ -18,7 +18,8 @@ from pathlib import Path
 
 from tidegate_schemas.errors import VerificationError
 
-from .tree import HASH_BYTES, Frontier, subtree
+from .checkpoint import Checkpoint
+from .tree import HASH_BYTES, Frontier, check_consistency, consistency, subtree
 
 WIDTH = 256
 _HEIGHT = 8
@@ -102,7 +103,7 @@ class TileReader:
                 data = path.read_bytes()
             except OSError:
                 continue
-            if len(data) % HASH_BYTES or len(data) < width * HASH_BYTES:
+            if len(data) % HASH_BYTES or not width <= len(data) // HASH_BYTES <= WIDTH:
                 raise VerificationError(f"{path}: {len(data)} bytes are no tile of {width} hashes")
             return [data[at : at + HASH_BYTES] for at in range(0, width * HASH_BYTES, HASH_BYTES)]
         raise VerificationError(f"{self._folder / tile_path(level, number, width)}: not there")
@@ -116,6 +117,23 @@ class TileReader:
             yield partial
             wider = (p for p in partial.parent.glob("*") if p.name.isdecimal())
             yield from sorted((p for p in wider if int(p.name) > width), key=lambda p: int(p.name))
+
+
+def check_growth(old: Checkpoint, new: Checkpoint, tiles: TileReader) -> None:
+    """Pass if a log began with what it was before.
+
+    Args:
+        old: of the log, some time ago.
+        new: of the same log, later.
+        tiles: of the tree of the newer one.
+
+    Raises:
+        VerificationError: it did not, or the tiles do not show it.
+    """
+    if old.origin != new.origin:
+        raise VerificationError(f"{old.origin} and {new.origin} are two logs")
+    proof = consistency(old.size, new.size, tiles.node)
+    check_consistency(old.size, old.root, new.size, new.root, proof)
 
 
 class TileWriter:

@@ -37,7 +37,8 @@ def subtree(hashes: Sequence[bytes]) -> bytes:
     """The root over some hashes, a power of two of them: leaves, or subtrees of one size."""
     level = list(hashes)
     while len(level) > 1:
-        level = [node_hash(*level[i : i + 2]) for i in range(0, len(level), 2)]
+        pairs = iter(level)
+        level = [_sha256(_NODE + a + b).digest() for a, b in zip(pairs, pairs, strict=True)]
     return level[0]
 
 
@@ -67,10 +68,13 @@ class Frontier:
         """Of its perfect subtrees, the largest first."""
         return tuple(self._edge)
 
-    def append(self, leaf: bytes) -> None:
-        """Add a leaf, by its hash."""
-        edge, size = self._edge, self.size
-        self.size = size + 1
+    def append(self, leaf: bytes, level: int = 0) -> None:
+        """Add a leaf, by its hash; or a perfect subtree, of `1 << level` leaves, by its root.
+
+        The size must be a multiple of these.
+        """
+        edge, size = self._edge, self.size >> level
+        self.size += 1 << level
         while size & 1:
             leaf = _sha256(_NODE + edge.pop() + leaf).digest()
             size >>= 1
