@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,9 +110,8 @@ MUTATIONS: list[tuple[Mutation, list[tuple[str, int, int]]]] = [
     (insert(300, record(300, epoch=9)), [("inserted", 300, 300)]),
     (insert(SIZE + 1, record(SIZE + 1)), [("inserted", SIZE + 1, SIZE + 1)]),
     (
-        together(insert(500, b"x"), cut(400, 401), flip(300, 200), cut(100, 100)),
-        [("missing", 100, 100), ("altered", 300, 300), ("missing", 400, 401)]
-        + [("inserted", 500, 500)],
+        together(insert(500, b"x"), cut(400, 401), flip(300, 200), cut(9, 9)),
+        [("missing", 9, 9), ("altered", 300, 300), ("missing", 400, 401), ("inserted", 500, 500)],
     ),
 ]
 
@@ -161,12 +161,13 @@ def test_nothing_but_the_records_in_order_holds(log: Log, data: st.DataObject) -
     steps = st.one_of(
         st.builds(flip, places, st.integers(0, 300)),
         st.builds(swap, places, places),
-        st.builds(lambda at, count: cut(at, at + count), places, st.integers(0, 3)),
-        st.builds(lambda at, seq: insert(at, record(seq)), places, st.integers(1, SIZE + 9)),
+        st.builds(cut, places, places),
+        st.builds(insert, places, st.builds(record, st.integers(1, SIZE + 9))),
         st.builds(insert, places, st.binary(max_size=9)),
     )
     for mutate in data.draw(st.lists(steps, max_size=6)):
-        mutate(records)
+        with contextlib.suppress(IndexError):  # what it is about is not there any more
+            mutate(records)
     same = records == log.records
     assert look(log, records).holds == same
     assert look(log, records, tiles=False).holds == same
