@@ -59,12 +59,13 @@ class Access:
 
 
 class BulkReader:
-    """Reads one partition's ledger. Connects when it is asked for something; close it."""
+    """Reads one partition's ledger, and its heads. Connects when it is asked; close it."""
 
     def __init__(self, access: Access, partition: int = 0) -> None:
         self._access = access
         self._partition = partition
         self._stream = subjects.ledger_stream(partition)
+        self._heads = subjects.heads_stream(partition)
         self._wire: _Wire | None = None
 
     def read(
@@ -125,6 +126,32 @@ class BulkReader:
         entries, _ = self._get(msgspec.json.encode(request))
         return entries[0].seq if entries else self.last() + 1
 
+    def newest_head(self) -> Entry | None:
+        """The note that the writer published last, by its sequence in the stream of heads.
+
+        Raises:
+            NotConnected, Unavailable: see `read`.
+        """
+        request = {"multi_last": [subjects.head(self._partition)], "batch": 1}
+        entries, _ = self._get(msgspec.json.encode(request), self._heads)
+        return entries[0] if entries else None
+
+    def heads(self, after: int) -> Iterator[list[Entry]]:
+        """The notes that are stored after a sequence, in order; older ones may be gone.
+
+        Raises:
+            NotConnected, Unavailable: see `read`.
+        """
+        subject = subjects.head(self._partition)
+        while True:
+            request = {"seq": after + 1, "batch": BATCH, "next_by_subj": subject}
+            entries, status = self._get(msgspec.json.encode(request), self._heads)
+            if entries:
+                yield entries
+                after = entries[-1].seq
+            if not status.pending:
+                return
+
     def close(self) -> None:
         """Disconnect; what is asked for later connects again."""
         if self._wire:
@@ -138,7 +165,7 @@ class BulkReader:
             expected, seq = next(pair for pair in enumerate(found, first) if pair[0] != pair[1])
             raise LedgerGap(self._stream, expected, seq)
 
-    def _get(self, request: bytes) -> tuple[list[Entry], Status]:
+    def _get(self, request: bytes, stream: str = "") -> tuple[list[Entry], Status]:
         """One batch, also over a connection that breaks meanwhile."""
         attempt = 0
         while True:
@@ -146,7 +173,7 @@ class BulkReader:
             try:
                 if self._wire is None:
                     self._wire = _Wire.dial(self._access)
-                return self._ask(self._wire, request)
+                return self._ask(self._wire, request, stream or self._stream)
             except _Refusal:
                 self.close()
                 raise
@@ -156,8 +183,8 @@ class BulkReader:
                     raise _said(error, self._access) from error
             time.sleep(_PAUSE_SECONDS)
 
-    def _ask(self, wire: _Wire, request: bytes) -> tuple[list[Entry], Status]:
-        wire.publish(subjects.direct_get(self._stream), request)
+    def _ask(self, wire: _Wire, request: bytes, stream: str) -> tuple[list[Entry], Status]:
+        wire.publish(subjects.direct_get(stream), request)
         frames = wire.frames
         while frames.status is None:
             wire.hear()
@@ -166,7 +193,7 @@ class BulkReader:
         if status.code == _NOTHING:
             return [], status
         if status.code != _EOB:
-            raise Unavailable(f"{self._stream}: {status.code} {status.description}")
+            raise Unavailable(f"{stream}: {status.code} {status.description}")
         return entries, status
 
     def __enter__(self) -> Self:
