@@ -128,6 +128,9 @@ class Agent:
 
     A handler that raises is tried again, as the manifest says; a `TidegateError` that is not
     retryable (raise `Permanent`) goes to the dead letters at once.
+
+    Where `TIDEGATE_SANDBOX` is in the environment, messages of the past are delivered again. What a
+    handler does to the world outside of the bus then is its own choice.
     """
 
     def __init__(self) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -38,10 +39,17 @@ class Child:
         folder: its current folder.
         log: file that its output is appended to.
         on_line: called with every line.
+        environment: added to that of this process.
     """
 
     def __init__(
-        self, name: str, arguments: Sequence[str], folder: Path, log: Path, on_line: OnLine
+        self,
+        name: str,
+        arguments: Sequence[str],
+        folder: Path,
+        log: Path,
+        on_line: OnLine,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.name = name
         self.restarts = 0
@@ -49,6 +57,7 @@ class Child:
         self._folder = folder
         self._log = log
         self._on_line = on_line
+        self._environment = {**environment, "PYTHONUNBUFFERED": "1"}
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
@@ -123,7 +132,7 @@ class Child:
                 process = await asyncio.create_subprocess_exec(
                     *lifeline.command(*self._arguments),
                     cwd=self._folder,
-                    env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                    env={**os.environ, **self._environment},
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=its,
                     stderr=its,

@@ -219,6 +219,7 @@ async def test_without_a_stack_there_is_nothing_to_look_back_on(
         ("policy", "learn"),
         ("policy", "explain", "1"),
         ("replay", "conformance"),
+        ("replay", "redelivery"),
     ):
         done = tidegate(*command)
         assert done.status == 2

@@ -6,7 +6,7 @@ import typer
 
 from tidegate.cli.lazy import LazyGroup
 
-_MODES = {"conformance": "conformance"}
+_MODES = {"conformance": "conformance", "redelivery": "redelivery"}
 """Each mode and the module that holds it, in the order of the help."""
 
 
