@@ -22,7 +22,6 @@ MOST = 100_000
 """Messages of one script. It is kept in memory, with what was said to each."""
 
 _REDACT = "redact:"
-_PERSONAL = "personal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +211,7 @@ class Script:
 
 def is_sealed(message: Envelope) -> bool:
     """Whether the data of a message is personal and encrypted, so that it cannot be read here."""
-    return message.dataclassification == _PERSONAL and message.data_base64 is not None
+    return message.dataenc is not None
 
 
 def redactions(record: Record) -> tuple[str, ...]:

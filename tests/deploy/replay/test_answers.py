@@ -155,6 +155,7 @@ def test_what_the_ledger_does_not_hold_is_not_compared() -> None:
         "secret",
         causationid=then.asked.id,
         dataclassification="personal",
+        dataenc="v1",
         data_base64="AAAA",
     )
     then.now("note", {"a": "hush", "b": 1})

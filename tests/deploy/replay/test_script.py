@@ -95,7 +95,7 @@ def test_one_correlation_is_that_of_the_first_message_too() -> None:
 def test_what_cannot_be_read_is_not_delivered() -> None:
     """Personal data is encrypted in the ledger; what is redacted there was so for agents too."""
     script, ledger = made()
-    ledger.task("math.add", dataclassification="personal", data_base64="AAAA")
+    ledger.task("math.add", dataclassification="personal", dataenc="v1", data_base64="AAAA")
     ledger.task("math.add", {"a": "[redacted]"}, obligations=("redact:/a#rule",))
     ledger.task("math.add", {"b": 1}, obligations=("redact:/a#rule",))
 
