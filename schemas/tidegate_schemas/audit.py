@@ -33,6 +33,9 @@ class Format(StrEnum):
     OCSF = "ocsf"
 
 
+Formats = Annotated[tuple[Format, ...], msgspec.Meta(min_length=1, max_length=3)]
+
+
 class Mode(StrEnum):
     """In what way the ledger is gone through again."""
 
@@ -67,13 +70,13 @@ class Export(_Part, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
 
     Attributes:
         size: of the checkpoint that came with it, in records.
-        format: of the records.
+        formats: of the records, each once.
         manifest: digest of the signed manifest.
         query: what was asked for.
     """
 
     size: _End
-    format: Format
+    formats: Formats
     manifest: Digest
     query: Query = {}
 

@@ -11,7 +11,7 @@ from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidEnvelope
 
 DIGEST = "sha256:" + "0" * 64
-EXPORT = {"first": 1, "last": 9, "size": 9, "format": "jsonl", "manifest": DIGEST}
+EXPORT = {"first": 1, "last": 9, "size": 9, "formats": ["jsonl"], "manifest": DIGEST}
 REPLAY = {"first": 1, "last": 9, "mode": "redelivery", "report": DIGEST}
 
 
@@ -24,7 +24,7 @@ def read(data: dict[str, Any], into: type[Export] | type[Replay]) -> Any:
 
 def test_both_are_read_as_they_are_written() -> None:
     """What is left out is empty."""
-    assert read(EXPORT, Export) == Export(1, 9, 9, Format.JSONL, DIGEST)
+    assert read(EXPORT, Export) == Export(1, 9, 9, (Format.JSONL,), DIGEST)
     replay = {**REPLAY, "query": {"since": "1h"}, "counts": {"same": 3}}
     assert read(replay, Replay) == Replay(
         1, 9, Mode.REDELIVERY, DIGEST, {"since": "1h"}, {"same": 3}

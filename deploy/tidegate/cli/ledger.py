@@ -19,6 +19,7 @@ from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.vocabulary import OPERATOR
 
+from . import export
 from .console import (
     JsonOption,
     ProjectOption,
@@ -32,6 +33,8 @@ from .console import (
 )
 
 app = group("Read the ledger, and give it more room.")
+
+app.command()(export.export)
 
 _WIDTH = 9  # of the longest verdict
 

@@ -1,0 +1,99 @@
+"""Rows as a Parquet file. The only place that knows pyarrow, which has no types."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from tidegate_schemas.errors import InvalidInput
+
+from .columns import COLUMNS, Column, Shape
+from .reading import Leaf
+
+GROUP_ROWS = 20_000
+GROUP_BYTES = 16 * 1024 * 1024
+"""Of records: what is gathered in memory before it is written."""
+
+
+class ParquetOutput:
+    """A file of row groups, each as large as the bounds above let it be.
+
+    Args:
+        path: the file; it must not be there yet.
+
+    Raises:
+        InvalidInput: pyarrow is not installed.
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._arrow = _module("pyarrow")
+        self._schema = self._arrow.schema([self._field(column) for column in COLUMNS])
+        self._waiting: list[Leaf] = []
+        self._bytes = 0
+        self._writer = _module("pyarrow.parquet").ParquetWriter(
+            str(path),
+            self._schema,
+            compression="zstd",
+            use_dictionary=[c.name for c in COLUMNS if c.shape in (Shape.WORD, Shape.WORDS)],
+            write_statistics=[c.name for c in COLUMNS if c.shape is not Shape.BYTES],
+        )
+
+    def add(self, leaves: list[Leaf]) -> None:
+        """See `outputs.Output`; what does not fill a row group yet is kept."""
+        for leaf in leaves:
+            self._waiting.append(leaf)
+            self._bytes += len(leaf.payload)
+            if len(self._waiting) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
+                self._write()
+
+    def finish(self) -> None:
+        """See `outputs.Output`."""
+        if self._waiting:
+            self._write()
+        self._writer.close()
+
+    def close(self) -> None:
+        """See `outputs.Output`."""
+        self._writer.close()
+
+    def _write(self) -> None:
+        arrays = [self._array(column) for column in COLUMNS]
+        table = self._arrow.Table.from_arrays(arrays, schema=self._schema)
+        self._waiting, self._bytes = [], 0
+        self._writer.write_table(table, row_group_size=GROUP_ROWS)
+
+    def _array(self, column: Column) -> Any:
+        values, type_ = [column.of(leaf) for leaf in self._waiting], self._type(column.shape)
+        if column.shape is Shape.TIME:
+            return self._arrow.array(values).cast(type_)
+        return self._arrow.array(values, type_)
+
+    def _field(self, column: Column) -> Any:
+        return self._arrow.field(column.name, self._type(column.shape), nullable=not column.always)
+
+    def _type(self, shape: Shape) -> Any:
+        arrow = self._arrow
+        match shape:
+            case Shape.INTEGER:
+                return arrow.int64()
+            case Shape.TIME:
+                return arrow.timestamp("ns", "UTC")
+            case Shape.WORDS:
+                return arrow.list_(arrow.string())
+            case Shape.WORD | Shape.TEXT:
+                return arrow.string()
+            case Shape.BYTES:
+                return arrow.binary()
+            case Shape.HASH:
+                return arrow.binary(32)
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise InvalidInput(
+            "Parquet needs pyarrow, which is not installed: pip install 'tidegate[parquet]'"
+        ) from None
