@@ -47,6 +47,7 @@ class Audit:
     Attributes:
         access: how to come to the ledger.
         reader: of it.
+        keys: where the keys of personal data are.
 
     Raises:
         InvalidInput: no project, no running stack, or no key of the operator.
@@ -57,7 +58,7 @@ class Audit:
         url, key = address(where), where.keyring.path(OPERATOR)
         if not key.exists():
             raise InvalidInput(f"{key}: no key of {OPERATOR}; only operators read the ledger")
-        self._vault = where.vault
+        self.keys = where.vault
         self.access = Access(url, OPERATOR, key, client_tls(where))
         self.reader = BulkReader(self.access)
 
@@ -67,7 +68,7 @@ class Audit:
         Raises:
             InvalidInput: they cannot be read.
         """
-        return Vault.read(self._vault) or nullcontext()
+        return Vault.read(self.keys) or nullcontext()
 
     def span(self, since: str | None, until: str | None) -> Span:
         """The records between two moments, by the broker's clock; all of them without.

@@ -14,6 +14,7 @@ from tidegate_bus.ingress import Submission
 from tidegate_policy.bundle import Bundle, Snapshot
 from tidegate_policy.decide import Limits
 from tidegate_policy.desk import Desk
+from tidegate_policy.privacy import NOTHING, Opener
 from tidegate_policy.roster import BUILT_IN, Roster
 from tidegate_policy.state import State
 from tidegate_policy.window import Window
@@ -51,6 +52,7 @@ class Office:
         bundle: in force at the beginning.
         ledger: the leaves.
         now: the time, ns since 1970.
+        opener: opens personal data.
     """
 
     bundle: Bundle
@@ -61,6 +63,7 @@ class Office:
     ledger: list[bytes] = field(default_factory=list[bytes])
     submitted: int = 0
     epoch: int = 0
+    opener: Opener = NOTHING
 
     def __post_init__(self) -> None:
         self.genesis: Snapshot = self.bundle.snapshot(Roster.of(self.staff))
@@ -77,7 +80,8 @@ class Office:
     def restart(self) -> list[Record]:
         """Forget everything but the ledger; what was cut off is finished."""
         self.epoch += 1
-        self.desk = Desk(self.fold(), self.limits, "test/0", 0, self.epoch, len(self.ledger))
+        seq = len(self.ledger)
+        self.desk = Desk(self.fold(), self.limits, "test/0", 0, self.epoch, seq, self.opener)
         if not self.ledger:
             return []
         last = decode_record(self.ledger[-1]).ingress

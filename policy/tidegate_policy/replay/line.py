@@ -28,11 +28,14 @@ class Grounds(msgspec.Struct, frozen=True, gc=False):
 class Message(msgspec.Struct, frozen=True):
     """Of an envelope: what policy may look at."""
 
+    id: str
     type: str
     runid: str | None = None
     blueprint: str | None = None
     onbehalfof: str | None = None
     dataclassification: str | None = None
+    datasubject: str | None = None
+    dataenc: str | None = None
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     data_base64: str | None = None
 

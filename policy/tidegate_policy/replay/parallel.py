@@ -13,14 +13,17 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from multiprocessing.context import BaseContext
+from pathlib import Path
 
 from tidegate_bus.bulk import Access, BulkReader
 from tidegate_bus.frames import Entry
 from tidegate_policy.bundle import Bundle
+from tidegate_policy.privacy import NOTHING
 from tidegate_policy.roster import BUILT_IN
+from tidegate_policy.vault import Vault
 from tidegate_schemas.errors import Unavailable
 
 from .past import Past, filters
@@ -38,6 +41,7 @@ class Stretch:
         access: to the ledger.
         files: of the bundle.
         first, last: sequences; `last` must be there already.
+        vault: keys of personal data, where they are at hand.
         partition: whose ledger it is.
     """
 
@@ -45,6 +49,7 @@ class Stretch:
     files: Mapping[str, str]
     first: int
     last: int
+    vault: Path | None = None
     partition: int = 0
 
     def pieces(self, length: int) -> Iterator[tuple[int, int]]:
@@ -115,8 +120,9 @@ class _Worker:
     def open(cls, stretch: Stretch, changes: list[Entry]) -> Generator[_Worker]:
         """A worker with a connection of its own."""
         past = Past(_enforced(stretch.files).snapshot(BUILT_IN), changes)
-        with BulkReader(stretch.access, stretch.partition) as reader:
-            yield cls(reader, WhatIf(past))
+        keys = Vault.read(stretch.vault) if stretch.vault else None
+        with BulkReader(stretch.access, stretch.partition) as reader, keys or nullcontext():
+            yield cls(reader, WhatIf(past, keys or NOTHING))
 
     def piece(self, first: int, last: int) -> Tally:
         """Findings over a piece."""

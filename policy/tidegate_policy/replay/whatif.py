@@ -10,10 +10,12 @@ from collections.abc import Iterable
 
 from tidegate_policy.bundle import Answer, Question
 from tidegate_policy.bundle.facts import tokens
+from tidegate_policy.privacy import NOTHING, Opener
 from tidegate_policy.redaction import REDACTED
 from tidegate_schemas import vocabulary
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidEnvelope
+from tidegate_schemas.personal import unseal
 from tidegate_schemas.record import Reason
 from tidegate_schemas.subjects import Kind
 
@@ -24,6 +26,7 @@ from .tally import Tally
 
 _COORDINATOR = str(vocabulary.COORDINATOR)
 _MAX_REMEMBERED = 100_000
+_ERASED = "personal data, unreplayable: erased"
 _CHECKED = (
     "identity.",
     "policy.",
@@ -42,10 +45,12 @@ class WhatIf:
 
     Args:
         past: with that bundle.
+        opener: opens personal data, as far as its keys are left.
     """
 
-    def __init__(self, past: Past) -> None:
+    def __init__(self, past: Past, opener: Opener = NOTHING) -> None:
         self._past = past
+        self._opener = opener
         self._until = -1
         self._known: dict[object, Judgement] = {}
 
@@ -103,10 +108,13 @@ class WhatIf:
         )
         facts = past.snapshot.bundle.facts
         if (line.kind, line.to) in facts.declared:
-            if unknown := self._redacted(line, message):
+            envelope = self._envelope(line, message)
+            if envelope is None:
+                return Judgement(False, unknown=_ERASED)
+            if unknown := self._redacted(line, envelope):
                 return Judgement(False, unknown=unknown)
             try:
-                data = facts.of(line.kind, line.to, _envelope(message))
+                data = facts.of(line.kind, line.to, envelope)
             except InvalidEnvelope as error:
                 return Judgement(False, reason=error.code)
             return self._judgement(question._replace(data=data), message)
@@ -117,8 +125,23 @@ class WhatIf:
                 self._known.clear()
             known = self._known[key] = self._judgement(question, message)
         if known.obligations.redactions and message.data_base64 is not None:
-            return Judgement(False, known.policies, reason=Reason.INVALID_FACTS)
+            opened = self._envelope(line, message)
+            if opened is None:
+                return Judgement(False, unknown=_ERASED)
+            if opened.data_base64 is not None:
+                return Judgement(False, known.policies, reason=Reason.INVALID_FACTS)
         return known
+
+    def _envelope(self, line: Line, message: Message) -> Envelope | None:
+        """As much of the envelope as there is to look at; None of personal data without a key."""
+        envelope = _envelope(message)
+        if message.dataenc is None:
+            return envelope
+        try:
+            key = self._opener.key(envelope)
+            return unseal(envelope, line.by, key) if key else None
+        except InvalidEnvelope:
+            return None
 
     def _judgement(self, question: Question, message: Message) -> Judgement:
         chain = tuple(message.onbehalfof.split(",")) if message.onbehalfof else ()
@@ -127,14 +150,14 @@ class WhatIf:
             return Judgement(True, answer.policies, answer.obligations)
         return Judgement(False, answer.policies, reason=_reason(answer))
 
-    def _redacted(self, line: Line, message: Message) -> str:
+    def _redacted(self, line: Line, envelope: Envelope) -> str:
         """What the bundle would look at, and was taken out before it was recorded."""
         gone = [
             text.removeprefix("redact:").partition("#")[0]
             for text in line.why.obligations
             if text.startswith("redact:")
         ]
-        if not gone or bytes(REDACTED) not in _envelope(message).body:
+        if not gone or bytes(REDACTED) not in envelope.body:
             return ""
         declared = self._past.snapshot.bundle.facts.declared[line.kind, line.to]
         missing = {
@@ -174,11 +197,14 @@ def _envelope(message: Message) -> Envelope:
     """As much of the envelope as there is to look at."""
     return Envelope(
         specversion="1.0",
-        id="-",
+        id=message.id,
         source="-",
         type=message.type,
         runid=message.runid,
         blueprint=message.blueprint,
         onbehalfof=message.onbehalfof,
+        datasubject=message.datasubject,
+        dataenc="v1" if message.dataenc else None,
         data=message.data,
+        data_base64=message.data_base64,
     )

@@ -39,7 +39,7 @@ used = st.lists(
 
 def line(by: str, kind: Kind, to: str, behind: str | None, reason: str = Reason.LEARNED) -> Line:
     """A record of something that was learned."""
-    message = Message(type="t", onbehalfof=behind)
+    message = Message("1", "t", onbehalfof=behind)
     return Line(Origin(0), by, kind, to, Verdict.ALLOW, Grounds(reason), message)
 
 

@@ -58,7 +58,7 @@ def diff(
         span = audit.span(since, until)
         shelf = audit.shelf()
         new = audit.bundle(bundle, shelf)
-        stretch = Stretch(audit.access, new.files, span.first, span.last)
+        stretch = Stretch(audit.access, new.files, span.first, span.last, audit.keys)
         total = max(span.last - span.first + 1, 0)
         with progress("policy diff", total, hidden=as_json) as on_progress:
             tally = what_if(stretch, processes or os.cpu_count() or 1, on_progress)
