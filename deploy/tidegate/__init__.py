@@ -6,7 +6,9 @@ The product over the floors: this door, the command line (`cli`), the local stac
 `child`, `processes`, `project`), the demo, the benchmarks, and what helps you test (`testing`).
 """
 
-from tidegate_agents.agent import Agent, Context
+import importlib
+from typing import TYPE_CHECKING
+
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import (
     Denied,
@@ -21,7 +23,10 @@ from tidegate_schemas.errors import (
 from tidegate_schemas.record import Receipt, Record
 from tidegate_schemas.subjects import Kind, Principal, Verdict
 
-from .bus import Bus
+if TYPE_CHECKING:
+    from tidegate_agents.agent import Agent, Context
+
+    from .bus import Bus
 
 __all__ = [
     "Agent",
@@ -42,3 +47,12 @@ __all__ = [
     "Unavailable",
     "Verdict",
 ]
+
+_ON_DEMAND = {"Agent": "tidegate_agents.agent", "Context": "tidegate_agents.agent", "Bus": ".bus"}
+"""What imports the bus: whoever checks an export with the command line has none."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ON_DEMAND:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_ON_DEMAND[name], __name__), name)

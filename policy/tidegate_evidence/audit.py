@@ -29,6 +29,7 @@ from .tree import Frontier, leaf_hash, subtree
 
 MAX_FINDINGS = 1_000
 _LEVEL = 8  # of a whole tile's root
+_STEP = 20_000
 
 Place = tuple[int, bytes]
 """A record, and the sequence under which it was found."""
@@ -168,7 +169,7 @@ def audit(
         tiles: of the tree of that checkpoint. Without them a part of the log is not proven.
         first: the first one that should be there.
         last: the last one; by default that of the checkpoint.
-        progress: is told now and then how many records were looked at.
+        progress: is told now and then, after some 20,000, how many records were looked at.
 
     Raises:
         VerificationError: the checkpoint does not cover these.
@@ -179,10 +180,11 @@ def audit(
             f"a checkpoint of {checkpoint.size} records does not cover {first} to {end}"
         )
     looking = _Audit(checkpoint, ProvenTiles(tiles, checkpoint) if tiles else None, first, end)
-    rest = iter(records)
+    rest, told = iter(records), 0
     while chunk := list(islice(rest, looking.room())):
         looking.take(chunk)
-        progress(looking.records)
+        if looking.records - told >= _STEP:
+            progress(told := looking.records)
     return looking.report()
 
 

@@ -32,6 +32,7 @@ PREDICATE = "https://tidegate.invalid/export/v1"
 MANIFEST, CHECKPOINT, TRUST = "manifest.json", "checkpoint", "trust"
 RECORDS, KEYS, KEYS_PROOF = "records.jsonl", "keys.json", "keys.tlog-proof"
 
+_STEP = 100
 _MAX_LINE = 64 * 1024 * 1024
 _MAX_KEYS = 1024 * 1024
 
@@ -100,7 +101,7 @@ class Export:
         """What differs from the manifest.
 
         Args:
-            progress: is told how many files were looked at.
+            progress: is told now and then how many files were looked at.
         """
         there = (path for path in self.folder.rglob("*") if path.is_file())
         found = {path.relative_to(self.folder).as_posix(): path for path in there}
@@ -111,7 +112,8 @@ class Export:
                 wrong.append((name, "not there"))
             elif _sha256(found[name]) != digest:
                 wrong.append((name, "not what the manifest says"))
-            progress(done)
+            if done % _STEP == 0:
+                progress(done)
         return [Finding(Kind.FILE, 0, 0, f"{name}: {what}") for name, what in wrong]
 
     def records(self) -> Iterator[Place]:

@@ -15,7 +15,8 @@ from .console import group
 class LazyGroup(TyperGroup):
     """A worker needs no benchmarks, and nobody who publishes needs Cedar.
 
-    A module holds a group of commands as `app`, or a function that bears the command's name.
+    A module holds a group of commands as `app`, or a function that bears the command's name, with
+    underscores for hyphens.
     Contexts and commands are of the click that typer has inside, which it does not export.
 
     Attributes:
@@ -39,7 +40,7 @@ class LazyGroup(TyperGroup):
             command = typer.main.get_command(module.app)
         else:
             single = group()
-            single.command(cmd_name)(getattr(module, cmd_name))
+            single.command(cmd_name)(getattr(module, cmd_name.replace("-", "_")))
             command = typer.main.get_command(single)
         command.name = cmd_name
         return command

@@ -19,10 +19,11 @@ from tidegate.cli.console import (
     print_json,
     table,
 )
+from tidegate.cli.progress import progress
 from tidegate_policy.replay import Diff, Outcome, Stretch, diff_of, what_if
 from tidegate_policy.replay.report import Group
 
-from .over_ledger import SinceOption, UntilOption, progress
+from .over_ledger import SinceOption, UntilOption
 
 _ROWS = 10
 _STYLES = {

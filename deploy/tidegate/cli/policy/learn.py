@@ -10,11 +10,12 @@ import typer
 
 from tidegate.audit import Audit
 from tidegate.cli.console import ProjectOption, StateOption, clean, err
+from tidegate.cli.progress import progress
 from tidegate_policy.replay import Lesson
 from tidegate_policy.replay.line import read_line
 from tidegate_schemas.errors import InvalidInput
 
-from .over_ledger import SinceOption, UntilOption, progress
+from .over_ledger import SinceOption, UntilOption
 
 
 def learn(

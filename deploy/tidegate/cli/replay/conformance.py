@@ -8,7 +8,8 @@ import typer
 
 from tidegate.audit import Audit
 from tidegate.cli.console import JsonOption, ProjectOption, StateOption, clean, out
-from tidegate.cli.policy.over_ledger import SinceOption, progress
+from tidegate.cli.policy.over_ledger import SinceOption
+from tidegate.cli.progress import progress
 from tidegate.project import open_project
 from tidegate.replay.report import digest
 from tidegate_policy.privacy import NOTHING
