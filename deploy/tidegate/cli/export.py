@@ -58,7 +58,7 @@ def export(
     """
     query = _query(first=first, last=last, since=since, until=until)
     where, now = open_project(project, state), time.time_ns()
-    signer = signing_keys(where).signers(KeyRole.EXPORT, now)[0]
+    signers = signing_keys(where).signers(KeyRole.EXPORT, now)
     with Audit(project, state) as audit:
         evidence = Evidence(where.state.evidence)
         ends = _ends(audit, evidence.checkpoint.size, query)
@@ -67,7 +67,7 @@ def export(
         count = order.last - order.first + 1
         with folder_in_making(folder) as part:
             with progress("ledger export", count, hidden=as_json) as on_progress:
-                said = pack(part, order, audit.reader, evidence, signer, now, on_progress)
+                said = pack(part, order, audit.reader, evidence, signers, now, on_progress)
             record = run(_admit(said, project, state))
             release(part, folder)
     if as_json:

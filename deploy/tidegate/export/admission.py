@@ -13,6 +13,8 @@ from tidegate_schemas.record import Receipt
 from tidegate_schemas.subjects import Verdict
 from tidegate_schemas.vocabulary import AUDIT_EXPORT
 
+ANSWER_SECONDS = 10.0
+
 
 async def admit(bus: Bus, export: Export, on_hold: Callable[[Receipt], None]) -> int:
     """Tell the ledger of an export, and wait until it is admitted.
@@ -38,7 +40,7 @@ async def admit(bus: Bus, export: Export, on_hold: Callable[[Receipt], None]) ->
         kind="control",
         to=AUDIT_EXPORT,
     )
-    receipt = await bus.publish(envelope)
+    receipt = await bus.publish(envelope, timeout=ANSWER_SECONDS)
     if receipt.verdict is not Verdict.HOLD:
         return receipt.seq
     on_hold(receipt)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tidegate_evidence.export import CHECKPOINT, TRUST
 from tidegate_evidence.note import Note
 from tidegate_evidence.tiles import WIDTH, TileReader, tile_path, tiles_of
 from tidegate_evidence.tree import subtree
 from tidegate_evidence.trust import Trust
 from tidegate_schemas.errors import Unavailable, VerificationError
-
-CHECKPOINT = "checkpoint"
-TRUST = "trust"
 
 
 class Evidence:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from tidegate_evidence.export import RECORDS
 from tidegate_schemas.audit import Format
 from tidegate_schemas.errors import LedgerError
 
@@ -73,7 +74,7 @@ def open_output(folder: Path, format: Format) -> Output:
 
 
 NAMES = {
-    Format.JSONL: "records.jsonl",
+    Format.JSONL: RECORDS,
     Format.PARQUET: "records.parquet",
     Format.OCSF: "ocsf.jsonl",
 }

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from tidegate_bus.bulk import BulkReader
 from tidegate_evidence import manifest
+from tidegate_evidence.export import CHECKPOINT, KEYS, KEYS_PROOF, MANIFEST, PREDICATE, TRUST
 from tidegate_evidence.note import Signer
 from tidegate_evidence.proof import Proof
 from tidegate_evidence.tree import inclusion, leaf_hash
+from tidegate_policy.replay.past import strange
 from tidegate_schemas import subjects
 from tidegate_schemas.audit import Export, Format
 from tidegate_schemas.clock import rfc3339
-from tidegate_schemas.errors import LedgerError
+from tidegate_schemas.errors import Unavailable
+from tidegate_schemas.evidence import EvidenceKey, EvidenceKeys, KeyRole
 from tidegate_schemas.subjects import Kind, Verdict
 from tidegate_schemas.vocabulary import EVIDENCE_KEYS
 
-from .evidence import CHECKPOINT, TRUST, Evidence
+from .evidence import Evidence
 from .outputs import Output, open_output
 from .reading import Leaf, leaves
-
-PREDICATE = "https://tidegate.invalid/export/v1"
-MANIFEST = "manifest.json"
-KEYS = "keys.json"
-KEYS_PROOF = "keys.tlog-proof"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ def pack(
     order: Order,
     reader: BulkReader,
     evidence: Evidence,
-    signer: Signer,
+    signers: Sequence[Signer],
     now: int,
     on_progress: Callable[[int], None],
 ) -> Export:
@@ -63,14 +61,14 @@ def pack(
         order: what is wanted, none of it after the checkpoint of the evidence.
         reader: of the ledger.
         evidence: what each record is compared with.
-        signer: signs the manifest.
+        signers: keys for the manifest; the first one that the ledger knows signs it.
         now: ns since 1970.
         on_progress: called with the number of records that are written.
 
     Raises:
         VerificationError: a record or a tile was altered.
         LedgerError: a record is missing, or not of a gateway.
-        NotConnected, Unavailable: the broker does not answer.
+        NotConnected, Unavailable: the broker does not answer, or no key is known yet.
         InvalidInput: what writes a format is not installed.
         OSError: the disk does not take it.
     """
@@ -89,9 +87,9 @@ def pack(
             on_progress(done)
         for output in outputs:
             output.finish()
+    signer = _write_keys(folder, reader, evidence, signers)
     (folder / CHECKPOINT).write_bytes(evidence.note.encode())
     (folder / TRUST).write_bytes(evidence.policy)
-    _write_keys(folder, reader, evidence)
     predicate = {
         "origin": evidence.checkpoint.origin,
         "first": order.first,
@@ -110,13 +108,18 @@ def pack(
     return Export(order.first, order.last, size, order.formats, digest, order.query)
 
 
-def _write_keys(folder: Path, reader: BulkReader, evidence: Evidence) -> None:
-    """The newest record that says which keys are in use, and that it is in the tree.
+def _write_keys(
+    folder: Path, reader: BulkReader, evidence: Evidence, signers: Sequence[Signer]
+) -> Signer:
+    """Write the newest record that says which keys are in use, and that it is in the tree.
 
-    So whoever trusts the key of the writer finds the others. A ledger that names none has no such
-    files.
+    So whoever trusts the key of the writer finds the others.
+
+    Returns:
+        The first of the signers whose key is among them.
 
     Raises:
+        Unavailable: there is no such record below the checkpoint, or it names none of them.
         LedgerError: that record is not of a gateway, or was altered.
     """
     size = evidence.checkpoint.size
@@ -124,17 +127,27 @@ def _write_keys(folder: Path, reader: BulkReader, evidence: Evidence) -> None:
     newest = None
     for entries in reader.read(1, size, filter=wanted):
         newest = entries[-1]
-    if newest is None:
-        return
-    leaf = Leaf(newest.seq, newest.payload, leaf_hash(newest.payload))
-    record = leaf.record
-    if (record.kind, record.to, record.verdict) != (Kind.CONTROL, EVIDENCE_KEYS, Verdict.ALLOW):
-        raise LedgerError(f"record {leaf.seq} is not the one that its subject promises")
-    hashes = tuple(inclusion(leaf.seq - 1, size, evidence.tiles.node))
-    proof = Proof(leaf.seq - 1, hashes, evidence.note)
-    proof.check(leaf.payload, evidence.trust)
-    (folder / KEYS).write_bytes(leaf.payload)
-    (folder / KEYS_PROOF).write_bytes(proof.encode())
+    said: tuple[EvidenceKey, ...] = ()
+    if newest is not None:
+        leaf = Leaf(newest.seq, newest.payload, leaf_hash(newest.payload))
+        record, message = leaf.record, leaf.message
+        found = record.kind, record.to, record.verdict
+        if message is None or found != (Kind.CONTROL, EVIDENCE_KEYS, Verdict.ALLOW):
+            raise strange(leaf.seq, ValueError("its subject promises another one"))
+        said = message.payload(EvidenceKeys).keys
+        hashes = tuple(inclusion(leaf.seq - 1, size, evidence.tiles.node))
+        proof = Proof(leaf.seq - 1, hashes, evidence.note)
+        proof.check(leaf.payload, evidence.trust)
+        (folder / KEYS).write_bytes(leaf.payload)
+        (folder / KEYS_PROOF).write_bytes(proof.encode())
+    announced = {key.key for key in said if key.role is KeyRole.EXPORT}
+    for signer in signers:
+        if str(signer.verifier) in announced:
+            return signer
+    raise Unavailable(
+        f"no record before {size + 1:,} says that the export key is in use, so nobody could check "
+        "the manifest; once the notary has signed the one that does, there can be exports"
+    )
 
 
 def _digests(folder: Path) -> Iterator[tuple[str, str]]:

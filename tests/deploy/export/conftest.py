@@ -20,6 +20,13 @@ async def stack(tmp_path: Path) -> AsyncGenerator[Sealed]:
 
 
 @pytest.fixture
+async def past(tmp_path: Path) -> AsyncGenerator[Sealed]:
+    """The same, for ledgers that no gateway writes in the test."""
+    async with sealed(tmp_path, "bench") as made:
+        yield made
+
+
+@pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The project is the current folder."""
     monkeypatch.chdir(tmp_path)

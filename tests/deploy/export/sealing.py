@@ -8,6 +8,8 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import Raw
+
 from support import OPERATOR, Broker, running_broker
 from tidegate.bench.history import History
 from tidegate.evidence_keys import SigningKeys, signing_keys, write_trust
@@ -18,8 +20,11 @@ from tidegate_evidence.checkpoint import Checkpoint
 from tidegate_evidence.note import Note, Signer
 from tidegate_evidence.tiles import TileReader, TileWriter
 from tidegate_evidence.tree import leaf_hash
-from tidegate_schemas.evidence import KeyRole
-from tidegate_schemas.vocabulary import GATEWAY
+from tidegate_schemas.envelope import Envelope, encode
+from tidegate_schemas.evidence import EvidenceKeys, KeyRole
+from tidegate_schemas.record import Ingress, Record, Why, decode_record, encode_record
+from tidegate_schemas.subjects import Kind, Verdict, delivery
+from tidegate_schemas.vocabulary import EVIDENCE_KEYS, GATEWAY
 
 NOW = 1_800_000_000 * 10**9
 
@@ -58,6 +63,13 @@ class Sealed:
             await (await appender.append(list(entries[begin : begin + MAX_BATCH])))
         await appender.close()
 
+    async def fill(self, records: int) -> None:
+        """Write a ledger with a past; its last record says which keys are in use."""
+        entries = history(records)[: records - 1]
+        keys = EvidenceKeys(tuple(self.keys.in_use(NOW)))
+        entries.append(announcement(decode_record(entries[-1][1]), keys))
+        await self.write(entries)
+
     async def payloads(self) -> list[bytes]:
         """The ledger's records."""
         with self.reader() as reader:
@@ -71,6 +83,26 @@ class Sealed:
         """
         payloads = (await self.payloads())[:size]
         seal(self, (altered.get(n, payload) for n, payload in enumerate(payloads, 1)))
+
+
+def announcement(before: Record, keys: EvidenceKeys) -> tuple[str, bytes]:
+    """Subject and payload of the next record, by which the keys become known."""
+    envelope = Envelope.new(EVIDENCE_KEYS, keys, kind="control", to=EVIDENCE_KEYS)
+    made = Record(
+        v=1,
+        log=before.log,
+        seq=before.seq + 1,
+        time=before.time,
+        epoch=before.epoch,
+        ingress=Ingress(before.ingress.seq + 1, 0, before.time),
+        by=str(OPERATOR),
+        kind=Kind.CONTROL,
+        to=EVIDENCE_KEYS,
+        verdict=Verdict.ALLOW,
+        why=Why(("everything",), "permitted", "sha256:0"),
+        envelope=Raw(encode(envelope)),
+    )
+    return delivery(0, Kind.CONTROL, EVIDENCE_KEYS), encode_record(made)
 
 
 def seal(where: Sealed, payloads: Iterable[bytes]) -> None:
@@ -93,7 +125,7 @@ def seal(where: Sealed, payloads: Iterable[bytes]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def sealed(folder: Path, name: str = "bench") -> AsyncGenerator[Sealed]:
+async def sealed(folder: Path, name: str) -> AsyncGenerator[Sealed]:
     """A project in a folder: its broker runs, its ledger is empty, its keys are there."""
     (folder / "tidegate.yaml").write_text(f"project: {name}\n")
     state = folder / ".tidegate"

@@ -11,15 +11,16 @@ import msgspec
 import pytest
 
 from deploy.test_cli_alone import Done, Program
-from support import PUBLISHER, until
+from support import OPERATOR, PUBLISHER, until
+from tidegate.export import admission
 from tidegate_evidence import manifest
 from tidegate_schemas.audit import Export, Format
 from tidegate_schemas.envelope import Envelope
-from tidegate_schemas.evidence import KeyRole
+from tidegate_schemas.evidence import EvidenceKeys, KeyRole
 from tidegate_schemas.governance import Opinion
 from tidegate_schemas.record import Record
 
-from .sealing import Sealed, history, seal
+from .sealing import NOW, Sealed, history, seal
 
 PROJECT = {"tidegate.yaml", ".tidegate"}
 FOUR_EYES = """
@@ -44,10 +45,12 @@ def left() -> list[str]:
     return [path.name for path in Path.cwd().iterdir() if path.name not in PROJECT]
 
 
-async def say(stack: Sealed, count: int) -> None:
-    """Let a publisher send some events."""
-    publisher = await stack.broker.publisher(PUBLISHER)
-    for number in range(count):
+async def say(stack: Sealed, records: int) -> None:
+    """Let the operator say which keys are in use, and a publisher send events, so many in all."""
+    operator, publisher = [await stack.broker.publisher(who) for who in (OPERATOR, PUBLISHER)]
+    keys, to = EvidenceKeys(tuple(stack.keys.in_use(NOW))), "evidence.keys"
+    await operator.publish(Envelope.new(to, keys, kind="control", to=to))
+    for number in range(1, records):
         await publisher.publish(Envelope.new("thing.happened", {"number": number}))
 
 
@@ -98,8 +101,8 @@ async def test_all_formats_at_once(stack: Sealed, tidegate: Program) -> None:
         ((record, said),) = await told(stack)
 
     assert files("out") == {
-        *("checkpoint", "manifest.json", "ocsf.jsonl", "records.jsonl", "records.parquet"),
-        *("tile/0/000.p/5", "trust"),
+        *("checkpoint", "keys.json", "keys.tlog-proof", "manifest.json", "ocsf.jsonl"),
+        *("records.jsonl", "records.parquet", "tile/0/000.p/5", "trust"),
     }
     assert done.err == ""
     assert done.json == {
@@ -167,26 +170,30 @@ async def test_what_the_notary_has_not_signed_stays_behind(
     ids=lambda arguments: arguments[0] + arguments[-1],
 )
 async def test_what_cannot_be_meant_is_bad_input(
-    stack: Sealed, tidegate: Program, arguments: tuple[str, ...]
+    past: Sealed, tidegate: Program, arguments: tuple[str, ...]
 ) -> None:
     """Nothing is written, and the ledger hears nothing."""
-    await stack.write(history(10))
-    await stack.seal()
+    await past.fill(10)
+    await past.seal()
     done = await export(tidegate, "out", *arguments)
 
     assert done.status == 2
     assert left() == []
 
 
-async def test_an_empty_ledger(stack: Sealed, tidegate: Program) -> None:
-    """No records, and a checkpoint that says so."""
-    async with stack.broker.gateway():
-        await stack.seal()
-        done = await export(tidegate, "out", "--format", "jsonl", "--format", "parquet")
+async def test_a_ledger_that_names_no_key_is_not_exported(past: Sealed, tidegate: Program) -> None:
+    """Nobody could check the manifest: one that is empty, and one that names other keys."""
+    await past.seal()
+    empty = await export(tidegate, "out")
+    await past.fill(20)
+    past.keys.rotate(KeyRole.EXPORT, 0, NOW)
+    await past.seal()
+    other = await export(tidegate, "out")
 
-    assert done.status == 0, done.err
-    assert read("out/records.jsonl") == b""
-    assert b"\n0\n47DEQpj8HBSa" in read("out/checkpoint")  # SHA-256 of nothing
+    assert (empty.status, other.status) == (4, 4)
+    assert "no record before 1 says that the export key is in use" in empty.err
+    assert "no record before 21 says" in other.err
+    assert left() == []
 
 
 async def test_without_a_checkpoint_there_is_no_export(stack: Sealed, tidegate: Program) -> None:
@@ -210,6 +217,20 @@ async def test_what_policy_refuses_does_not_leave(stack: Sealed, tidegate: Progr
     assert done.status == 3
     assert "denied by policy stay" in done.err
     assert record.verdict == "deny"
+    assert left() == []
+
+
+async def test_without_an_answer_nothing_leaves(
+    past: Sealed, tidegate: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No gateway runs, so nobody knows whether it may: exit status 4."""
+    monkeypatch.setattr(admission, "ANSWER_SECONDS", 0.5)
+    await past.fill(20)
+    await past.seal()
+    done = await export(tidegate, "out")
+
+    assert done.status == 4
+    assert "no receipt" in done.err
     assert left() == []
 
 
@@ -252,25 +273,23 @@ async def test_an_export_waits_for_approval(stack: Sealed, tidegate: Program, op
 
 @pytest.mark.parametrize("format", list(Format))
 async def test_an_altered_record_is_named_and_nothing_is_left(
-    stack: Sealed, tidegate: Program, format: Format
+    past: Sealed, tidegate: Program, format: Format
 ) -> None:
     """The notary has signed another record 7: exit status 5."""
-    await stack.write(history(300))
-    await stack.seal(altered={7: b"something else"})
+    await past.fill(300)
+    await past.seal(altered={7: b"something else"})
     done = await export(tidegate, "out", "--format", format)
-    rest = await export(tidegate, "rest", "--first", "8")
 
     assert done.status == 5
     assert "record 7 was altered" in done.err
-    assert rest.status == 4  # without a gateway nothing admits it; the records were good
     assert left() == []
 
 
-async def test_a_ledger_shorter_than_what_was_signed(stack: Sealed, tidegate: Program) -> None:
+async def test_a_ledger_shorter_than_what_was_signed(past: Sealed, tidegate: Program) -> None:
     """Records that were signed and are gone are a gap: exit status 5."""
     entries = history(300)
-    await stack.write(entries[:290])
-    seal(stack, [payload for _, payload in entries[:300]])
+    await past.write(entries[:290])
+    seal(past, [payload for _, payload in entries[:300]])
     done = await export(tidegate, "out")
 
     assert done.status == 5
@@ -289,12 +308,12 @@ async def test_a_record_that_is_not_a_line(stack: Sealed, tidegate: Program) -> 
 
 @pytest.mark.parametrize("file", ["tile/0/000", "tile/0/001.p/44", "tile/1/000.p/1", "checkpoint"])
 async def test_evidence_that_does_not_hold_is_not_passed_on(
-    stack: Sealed, tidegate: Program, file: str
+    past: Sealed, tidegate: Program, file: str
 ) -> None:
     """A tile or a checkpoint that was changed on the notary's disk: exit status 5."""
-    await stack.write(history(300)[:300])
-    await stack.seal()
-    path = stack.project.state.notary / file
+    await past.fill(300)
+    await past.seal()
+    path = past.project.state.notary / file
     data = bytearray(path.read_bytes())
     data[-30] ^= 1
     path.write_bytes(data)
@@ -328,11 +347,11 @@ async def test_a_folder_that_cannot_be_made_is_named(stack: Sealed, tidegate: Pr
 
 
 async def test_without_pyarrow_the_extra_is_named(
-    stack: Sealed, tidegate: Program, monkeypatch: pytest.MonkeyPatch
+    past: Sealed, tidegate: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before anything is read, and only if Parquet is asked for."""
-    await stack.write(history(10))
-    await stack.seal()
+    await past.fill(10)
+    await past.seal()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     done = await export(tidegate, "out", "--format", "parquet")
 
@@ -357,21 +376,25 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("format", list(Format))
+INTERRUPT = "signal.raise_signal(signal.SIGINT)"
+FILL = "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
+
+
 @pytest.mark.parametrize(
-    ("what", "status", "said"),
+    ("format", "what", "status", "said"),
     [
-        ("signal.raise_signal(signal.SIGINT)", 130, ""),
-        ("resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))", 1, "out: File too large"),
+        (Format.PARQUET, INTERRUPT, 130, ""),
+        (Format.PARQUET, FILL, 1, "out: File too large"),
+        (Format.JSONL, FILL, 1, "out: File too large"),
     ],
-    ids=["interrupted", "disk"],
+    ids=["interrupted", "full-parquet", "full-jsonl"],
 )
 async def test_an_export_that_is_cut_short_leaves_nothing(
-    stack: Sealed, here: None, format: Format, what: str, status: int, said: str
+    past: Sealed, here: None, format: Format, what: str, status: int, said: str
 ) -> None:
     """Ctrl-C in the middle, and a disk that takes no more: no folder, and a clear end."""
-    await stack.write(history(6000))
-    await stack.seal()
+    await past.fill(400)
+    await past.seal()
     code = CUT_SHORT.format(what=what, format=format.value)
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", code), stderr=asyncio.subprocess.PIPE

@@ -23,7 +23,7 @@ from tidegate_schemas.record import Record, decode_record, encode_record
 from tidegate_schemas.subjects import Verdict
 
 from . import oracles
-from .sealing import NOW, Sealed, history
+from .sealing import NOW, Sealed
 
 LEAF_HASHES = """
 select count(*) filter (unhex(sha256('\\x00'::blob || record)) <> leaf_hash)
@@ -34,31 +34,31 @@ select count(*) from (select seq - lag(seq) over (order by seq) as step from '{}
 """
 
 
-async def exported(stack: Sealed, folder: Path, format: Format) -> Path:
+async def exported(past: Sealed, folder: Path, format: Format) -> Path:
     """The ledger, signed, in one form."""
-    await stack.seal()
+    await past.seal()
     await asyncio.to_thread(folder.mkdir)
-    evidence = Evidence(stack.project.state.evidence)
+    evidence = Evidence(past.project.state.evidence)
     order = Order(1, evidence.checkpoint.size, (format,), {})
-    with stack.reader() as reader:
-        signer = stack.signer(KeyRole.EXPORT)
+    with past.reader() as reader:
+        signers = [past.signer(KeyRole.EXPORT)]
         await asyncio.to_thread(
-            pack, folder, order, reader, evidence, signer, NOW, lambda _done: None
+            pack, folder, order, reader, evidence, signers, NOW, lambda _done: None
         )
     return folder
 
 
-async def records(stack: Sealed) -> list[Record]:
+async def records(past: Sealed) -> list[Record]:
     """The ledger."""
-    return [decode_record(payload) for payload in await stack.payloads()]
+    return [decode_record(payload) for payload in await past.payloads()]
 
 
-async def test_the_columns_say_what_the_records_say(stack: Sealed, tmp_path: Path) -> None:
+async def test_the_columns_say_what_the_records_say(past: Sealed, tmp_path: Path) -> None:
     """Each value of each column, of a ledger with all verdicts; and the record itself."""
-    await stack.write(history(900))
-    folder = await exported(stack, tmp_path / "out", Format.PARQUET)
+    await past.fill(900)
+    folder = await exported(past, tmp_path / "out", Format.PARQUET)
     rows = oracles.rows(folder / "records.parquet")
-    found = await records(stack)
+    found = await records(past)
 
     assert len(rows) == len(found)
     assert {made.verdict for made in found} == set(Verdict)
@@ -79,10 +79,10 @@ async def test_the_columns_say_what_the_records_say(stack: Sealed, tmp_path: Pat
             assert row[column.name] == getattr(message, column.name, None)
 
 
-async def test_the_types_are_those_that_are_documented(stack: Sealed, tmp_path: Path) -> None:
+async def test_the_types_are_those_that_are_documented(past: Sealed, tmp_path: Path) -> None:
     """Compressed by zstd; 32 bytes are 32 bytes; what every record has cannot be null."""
-    await stack.write(history(10))
-    path = await exported(stack, tmp_path / "out", Format.PARQUET) / "records.parquet"
+    await past.fill(10)
+    path = await exported(past, tmp_path / "out", Format.PARQUET) / "records.parquet"
     found = oracles.columns(path)
 
     assert found["leaf_hash"] == ("fixed_size_binary[32]", False, "ZSTD")
@@ -93,24 +93,24 @@ async def test_the_types_are_those_that_are_documented(stack: Sealed, tmp_path: 
 
 
 async def test_row_groups_are_bounded(
-    stack: Sealed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    past: Sealed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In rows and in bytes, whatever the records are; none is lost between two."""
     monkeypatch.setattr(parquet, "GROUP_ROWS", 100)
     monkeypatch.setattr(parquet, "GROUP_BYTES", 75_000)
-    await stack.write(history(900))
-    path = await exported(stack, tmp_path / "out", Format.PARQUET) / "records.parquet"
+    await past.fill(900)
+    path = await exported(past, tmp_path / "out", Format.PARQUET) / "records.parquet"
     rows = oracles.groups(path)
 
-    assert sum(rows) == len(await stack.payloads())
+    assert sum(rows) == len(await past.payloads())
     assert max(rows) == 100
     assert min(rows[:-1]) < 100  # 75,000 bytes of records came first
 
 
-async def test_duckdb_verifies_leaf_hashes_and_finds_gaps(stack: Sealed, tmp_path: Path) -> None:
+async def test_duckdb_verifies_leaf_hashes_and_finds_gaps(past: Sealed, tmp_path: Path) -> None:
     """Two queries of an auditor: 0 and 0; with a record altered or taken out, not."""
-    await stack.write(history(900))
-    path = await exported(stack, tmp_path / "out", Format.PARQUET) / "records.parquet"
+    await past.fill(900)
+    path = await exported(past, tmp_path / "out", Format.PARQUET) / "records.parquet"
     altered = oracles.edit(path, tmp_path / "altered.parquet", alter)
     shorter = oracles.edit(path, tmp_path / "shorter.parquet", drop)
 
@@ -133,12 +133,12 @@ def drop(rows: list[dict[str, Any]]) -> None:
 # OCSF
 
 
-async def test_events_are_of_the_published_schema(stack: Sealed, tmp_path: Path) -> None:
+async def test_events_are_of_the_published_schema(past: Sealed, tmp_path: Path) -> None:
     """Every event of a ledger with all verdicts is valid, and has the values of its record."""
-    await stack.write(history(900))
-    folder = await exported(stack, tmp_path / "out", Format.OCSF)
+    await past.fill(900)
+    folder = await exported(past, tmp_path / "out", Format.OCSF)
     lines = (folder / "ocsf.jsonl").read_bytes().splitlines()
-    found = await stack.payloads()
+    found = await past.payloads()
 
     assert len(lines) == len(found)
     for line, payload in zip(lines, found, strict=True):
@@ -159,22 +159,21 @@ def test_the_schema_would_notice() -> None:
     assert {fault.partition(":")[0] for fault in found} == {"additionalProperties", "required"}
 
 
-async def test_the_statement_says_what_was_exported(stack: Sealed, tmp_path: Path) -> None:
+async def test_the_statement_says_what_was_exported(past: Sealed, tmp_path: Path) -> None:
     """DSSE around in-toto: range, checkpoint, formats, and who made it when."""
-    await stack.write(history(20))
-    folder = await exported(stack, tmp_path / "out", Format.JSONL)
+    await past.fill(20)
+    folder = await exported(past, tmp_path / "out", Format.JSONL)
     envelope = (folder / "manifest.json").read_bytes()
-    statement = manifest.verify(envelope, [stack.signer(KeyRole.EXPORT).verifier])
+    statement = manifest.verify(envelope, [past.signer(KeyRole.EXPORT).verifier])
     predicate = dict(statement.predicate)
 
     assert predicate.pop("tool").startswith("tidegate ")
     assert predicate.pop("checkpoint").encode() == (folder / "checkpoint").read_bytes()
-    size = len(await stack.payloads())
     assert predicate == {
-        "origin": "test/0",
+        "origin": "bench/0",
         "first": 1,
-        "last": size,
-        "size": size,
+        "last": 20,
+        "size": 20,
         "formats": ["jsonl"],
         "query": {},
         "created": "2027-01-15T08:00:00.000000000Z",
