@@ -25,7 +25,8 @@ from tidegate_schemas.vocabulary import OPERATOR
 
 from .commands import held
 from .console import JsonOption, ProjectOption, StateOption, clean, err, out, print_json, run
-from .policy.over_ledger import SinceOption, UntilOption, progress
+from .policy.over_ledger import SinceOption, UntilOption
+from .progress import progress
 
 FirstOption = Annotated[
     int | None, typer.Option("--first", min=1, help="First record; 1 by default.")

@@ -21,7 +21,8 @@ from tidegate.cli.console import (
     run,
     table,
 )
-from tidegate.cli.policy.over_ledger import SinceOption, UntilOption, progress
+from tidegate.cli.policy.over_ledger import SinceOption, UntilOption
+from tidegate.cli.progress import progress
 from tidegate.cli.up import LinePrinter
 from tidegate.project import Project, State, open_project
 from tidegate.replay.answers import Finding, Outcome
