@@ -367,8 +367,8 @@ from tidegate.export import packing
 
 def leaves(*arguments):
     for found in kept(*arguments):
-        yield found
         {what}
+        yield found
 
 kept, packing.leaves = packing.leaves, leaves
 sys.argv[1:] = ["ledger", "export", "out", "--format", {format!r}]
