@@ -1,7 +1,8 @@
 """The keys that sign evidence: made, renewed with an overlap, and the trust file that names them.
 
 One file a role, newest key first, one a line: the text of the signer, since when it is there, and
-for one that gives way until when it signs.
+for one that gives way until when. All keys that are there sign. One whose time is over goes when
+the next one has signed, so that whoever knew the old one has been told of the new one by it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import TYPE_CHECKING
 
 from tidegate_bus.identity.keyring import write_secret
 from tidegate_evidence.note import Algorithm, Signer, Verifier
+from tidegate_evidence.trust import Trust
 from tidegate_schemas.clock import parse_rfc3339, rfc3339
 from tidegate_schemas.errors import InvalidInput, VerificationError
 from tidegate_schemas.evidence import EvidenceKey, EvidenceKeys, KeyRole
 
 if TYPE_CHECKING:
-    from .project import Project
+    from .project import Project, State
 
 _SECOND = 1_000_000_000
 OWN_ROLES = (KeyRole.WRITER, KeyRole.NOTARY, KeyRole.EXPORT)
@@ -31,15 +33,15 @@ _ALGORITHMS = {KeyRole.NOTARY: Algorithm.COSIGNATURE}
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A secret key. It signs until `until`, if that is said; times in ns since 1970."""
+    """A secret key, which is not needed any more after `until`; times in ns since 1970."""
 
     signer: Signer
     since: int
     until: int | None = None
 
-    def good(self, now: int) -> bool:
-        """Whether it signs."""
-        return self.until is None or now < self.until
+    def over(self, now: int) -> bool:
+        """Whether its time is over."""
+        return self.until is not None and self.until <= now
 
     def line(self) -> str:
         """As it stands in the file."""
@@ -86,7 +88,7 @@ class SigningKeys:
                     self._write(role, [self._new(role, now)])
 
     def read(self, role: KeyRole) -> list[SigningKey]:
-        """All keys of a role, newest first; also those that sign no more.
+        """All keys of a role, newest first.
 
         Raises:
             InvalidInput: others may read the file, or it holds something else.
@@ -107,13 +109,13 @@ class SigningKeys:
             raise InvalidInput(f"{path}: has a key that is not named {self._names[role]}")
         return found
 
-    def signers(self, role: KeyRole, now: int) -> list[Signer]:
-        """Those of a role that sign now, newest first.
+    def signers(self, role: KeyRole) -> list[Signer]:
+        """Those of a role that sign, newest first.
 
         Raises:
             InvalidInput: there is none; see also `read`.
         """
-        found = [key.signer for key in self.read(role) if key.good(now)]
+        found = [key.signer for key in self.read(role)]
         if not found:
             raise InvalidInput(f"{self._folder / role}: no key; `tidegate up` makes the first one")
         return found
@@ -131,24 +133,32 @@ class SigningKeys:
                 for key in self.read(role)
             ]
             made = self._new(role, now)
-            self._write(role, [made, *(key for key in kept if key.good(now))])
+            self._write(role, [made, *kept])
             return made
 
-    def drop_old(self, now: int) -> None:
-        """Forget the keys whose time is over.
+    def drop_old(self, role: KeyRole, now: int) -> None:
+        """Forget the keys of a role whose time is over.
 
         Raises:
             InvalidInput: see `read`.
         """
         with self._locked():
-            for role in OWN_ROLES:
-                found = self.read(role)
-                kept = [key for key in found if key.good(now)]
-                if len(kept) < len(found):
-                    self._write(role, kept)
+            found = self.read(role)
+            kept = [key for key in found if not key.over(now)]
+            if len(kept) < len(found):
+                self._write(role, kept)
 
-    def in_use(self, now: int) -> list[EvidenceKey]:
-        """The public keys of all roles that sign now.
+    def version(self) -> str:
+        """Another one after each change."""
+        states: list[str] = []
+        for role in OWN_ROLES:
+            with contextlib.suppress(OSError):
+                status = (self._folder / role).stat()
+                states.append(f"{status.st_mtime_ns}-{status.st_ino}-{status.st_size}")
+        return " ".join(states)
+
+    def in_use(self) -> list[EvidenceKey]:
+        """The public keys of all roles.
 
         Raises:
             InvalidInput: see `signers`.
@@ -156,7 +166,7 @@ class SigningKeys:
         return [
             EvidenceKey(role, str(signer.verifier))
             for role in OWN_ROLES
-            for signer in self.signers(role, now)
+            for signer in self.signers(role)
         ]
 
     def _new(self, role: KeyRole, now: int) -> SigningKey:
@@ -181,14 +191,14 @@ def signing_keys(project: Project) -> SigningKeys:
     return SigningKeys(project.state.evidence_keys, project.settings.project)
 
 
-def in_use(project: Project, now: int) -> EvidenceKeys:
+def in_use(project: Project) -> EvidenceKeys:
     """Every public key that a checkpoint or an export is signed with from now on.
 
     Raises:
         InvalidInput: there are none yet, or they cannot be read; or a witness's key is none.
     """
     theirs = (EvidenceKey(KeyRole.WITNESS, str(key)) for key, _ in witnesses(project))
-    return EvidenceKeys((*signing_keys(project).in_use(now), *theirs))
+    return EvidenceKeys((*signing_keys(project).in_use(), *theirs))
 
 
 def witnesses(project: Project) -> list[tuple[Verifier, str]]:
@@ -212,7 +222,7 @@ def witnesses(project: Project) -> list[tuple[Verifier, str]]:
     return found
 
 
-def trust_text(project: Project, now: int) -> str:
+def trust_text(project: Project) -> str:
     """What a checkpoint needs to be trusted (C2SP tlog-policy).
 
     The writer signs, the notary cosigns, and so do as many witnesses as the settings say.
@@ -221,8 +231,8 @@ def trust_text(project: Project, now: int) -> str:
         InvalidInput: see `in_use`.
     """
     keys = signing_keys(project)
-    lines = [f"log {signer.verifier}" for signer in keys.signers(KeyRole.WRITER, now)]
-    notaries = [str(signer.verifier) for signer in keys.signers(KeyRole.NOTARY, now)]
+    lines = [f"log {signer.verifier}" for signer in keys.signers(KeyRole.WRITER)]
+    notaries = [str(signer.verifier) for signer in keys.signers(KeyRole.NOTARY)]
     names = [f"notary-{number}" for number in range(1, len(notaries) + 1)]
     lines += [f"witness {name} {key}" for name, key in zip(names, notaries, strict=True)]
     lines.append(f"group notary any {' '.join(names)}")
@@ -239,14 +249,28 @@ def trust_text(project: Project, now: int) -> str:
     return "\n".join([*lines, f"quorum {quorum}", ""])
 
 
-def write_trust(project: Project, now: int) -> None:
+def trusted_writers(state: State) -> tuple[Verifier, ...]:
+    """The keys of the writer, as the trust file says: who checks needs no secret one.
+
+    Raises:
+        InvalidInput: the file is not there, or is none.
+    """
+    try:
+        return Trust.parse(state.trust.read_bytes()).logs
+    except OSError as error:
+        raise InvalidInput(f"{state.trust}: {error.strerror}; `tidegate up` makes it") from error
+    except VerificationError as error:
+        raise InvalidInput(f"{state.trust}: {error}") from error
+
+
+def write_trust(project: Project) -> None:
     """Bring the trust file to what `trust_text` says.
 
     Raises:
         InvalidInput: see `in_use`.
         OSError: it cannot be written.
     """
-    path, text = project.state.trust, trust_text(project, now)
+    path, text = project.state.trust, trust_text(project)
     with contextlib.suppress(OSError):
         if path.read_text("ascii") == text:
             return

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 import structlog
 
+from tidegate_bus.broker.accounts import NOTARY
 from tidegate_bus.connection import Connection, connect
 from tidegate_bus.telemetry import Health, TelemetryServer, configure_logging
 from tidegate_schemas.errors import InvalidInput, Refused, TidegateError, first_error
@@ -88,7 +89,7 @@ async def gateway(project: Project) -> None:
     configured, keys = project.settings.gateway, signing_keys(project)
     keys.ensure(time.time_ns())
     log = f"{project.settings.project}/0"
-    heads = Heads(project.state.writer, log, lambda: keys.signers(KeyRole.WRITER, time.time_ns()))
+    heads = Heads(project.state.writer, log, lambda: keys.signers(KeyRole.WRITER))
     settings = GatewaySettings(
         log=log,
         limits=Limits(configured.envelope_bytes, configured.policy_report),
@@ -100,6 +101,28 @@ async def gateway(project: Project) -> None:
         with Vault.open(project.state.vault) as vault:
             gateway = Gateway(connection, genesis(), settings, heads, health, vault)
             await _until_signal(gateway.run(), _after(gateway.ready(), ready))
+
+
+async def notary(project: Project) -> None:
+    """The process of the notary. It is ready before it has looked: the bus does not wait for it."""
+    from tidegate_bus.bulk import Access
+    from tidegate_policy.notary import Notary, NotarySettings
+    from tidegate_schemas.evidence import KeyRole
+
+    from .evidence_keys import signing_keys, trusted_writers, witnesses
+
+    state, keys, health = project.state, signing_keys(project), Health()
+    settings = NotarySettings(
+        log=f"{project.settings.project}/0",
+        writers=lambda: trusted_writers(state),
+        signers=lambda: keys.signers(KeyRole.NOTARY),
+        witnesses=witnesses(project),
+        keep=project.settings.evidence.checkpoints,
+    )
+    access = Access(address(state), NOTARY, state.keyring.path(NOTARY), client_tls(state))
+    notary = Notary(access, state.notary, settings, health)
+    with telemetry(state, "notary", health), contextlib.closing(notary):
+        await _until_signal(notary.run(), asyncio.sleep(0))
 
 
 async def coordinator(project: Project) -> None:

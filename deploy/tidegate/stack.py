@@ -1,4 +1,4 @@
-"""The local stack: broker, gateway, coordinator and the agents of a project, supervised."""
+"""The local stack: broker, gateway, notary, coordinator and the agents of a project, supervised."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from tidegate_schemas.vocabulary import OPERATOR
 from .access import Access, access
 from .child import Child, OnLine
 from .deliveries import Deliveries
+from .evidence import EvidenceKeeper
 from .guards import Guards
 from .identities import Wanted, ensure_keys, wanted
 from .policies import put_in_force, shelf
@@ -75,11 +76,14 @@ class Stack:
         self._identities: asyncio.Task[None] | None = None
         self._gateway = self._child("gateway", "gateway")
         self._coordinator = self._child("coordinator", "coordinator")
+        self._notary = self._child("notary", "notary")
         self._workers: dict[str, Child] = {}
         self._health = Health()
         self._guards = Guards(project, self.connect, on_line, self._health)
         self._deliveries = Deliveries(self.connect, self._guards.cut)
         self._reconciler = Reconciler(self.connect, self._deliveries.align)
+        self._evidence = EvidenceKeeper(project, self.connect, on_line)
+        self._rotations: asyncio.Task[None] | None = None
         self._telemetry = contextlib.ExitStack()
         self._access: Access | None = None
 
@@ -92,7 +96,7 @@ class Stack:
     @property
     def children(self) -> list[Child]:
         """Every other process, in the order in which they are stopped."""
-        return [*self._workers.values(), self._coordinator, self._gateway]
+        return [*self._workers.values(), self._coordinator, self._gateway, self._notary]
 
     async def start(self) -> None:
         """Start everything; returns when all of it is ready.
@@ -113,6 +117,7 @@ class Stack:
         bundle = load_bundle(self.project.policy)  # what is bad is said before anything runs
         now = time.time_ns()
         ensure_keys(self.project, now)
+        self._evidence.prepare()
         version = state.register.version()
         who = wanted(self.project, state.register.read(), now)
         # Others are let in when the ledger is found to know them, or has been told.
@@ -126,6 +131,8 @@ class Stack:
         self._gateway.start()
         await self._until_ready([self._gateway])
         await self._put_in_force(bundle)
+        await self._evidence.announce()
+        self._rotations = asyncio.create_task(self._evidence.keep())
         self._add_workers({str(user.principal) for user in who.users()})
         others = [child for child in self.children if child is not self._gateway]
         for child in others:
@@ -151,12 +158,14 @@ class Stack:
         drains = [m.drain for m in self.project.manifests]
         grace = _GRACE_SECONDS + max(drains, default=0.0)
         await end(self._identities)
+        await end(self._rotations)
         self._telemetry.close()
         await self._deliveries.stop()
         await self._guards.stop()
         await asyncio.gather(*(worker.stop(grace) for worker in self._workers.values()))
         await self._coordinator.stop(_GRACE_SECONDS)
         await self._gateway.stop(_GRACE_SECONDS)
+        await self._notary.stop(_GRACE_SECONDS)
         await end(self._keeper)
         if self._server:
             await self._server.stop()
@@ -187,7 +196,7 @@ class Stack:
         """
         for child in (self._coordinator, self._gateway):
             child.check()
-        for keeper in (self._keeper, self._identities):
+        for keeper in (self._keeper, self._identities, self._rotations):
             if keeper and keeper.done() and not keeper.cancelled():
                 raise Unavailable(
                     f"nobody keeps the broker as it should be: {keeper.exception()!r}"

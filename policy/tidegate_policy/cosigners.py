@@ -86,6 +86,10 @@ class Cosigner:
                     raise Unavailable(f"{self.key.name} answers {status}: {said}")
         raise Unavailable(f"{self.key.name}: somebody else submits checkpoints too")
 
+    def close(self) -> None:
+        """Hang up; whoever asks later connects again."""
+        self._link.close()
+
     def _cosignature(self, note: Note, body: bytes) -> Signature:
         try:
             answer = Note.parse(note.text.encode() + b"\n" + body)
@@ -183,6 +187,13 @@ class Cosigners:
             else:
                 answers.missing[name] = state.error or "does not answer in time"
         return answers
+
+    def close(self) -> None:
+        """Hang up."""
+        for state in self._states:
+            if state.thread:
+                state.thread.join(_ANSWER_SECONDS)
+            state.cosigner.close()
 
     def _begin(self, state: _State, note: Note, checkpoint: Checkpoint, proof: Proof) -> bool:
         if _busy(state) or self._clock() < state.not_before:

@@ -32,7 +32,7 @@ from tidegate_evidence.checkpoint import Checkpoint
 from tidegate_evidence.note import Note, Signer, Verifier
 from tidegate_evidence.tiles import WIDTH, TileReader, TileWriter
 from tidegate_evidence.tree import HASH_BYTES, Frontier, consistency, leaf_hash, tree_hash
-from tidegate_schemas.errors import LedgerError, LedgerGap, Unavailable, VerificationError
+from tidegate_schemas.errors import LedgerGap, TidegateError, VerificationError
 
 from .alarms import Alarms, Finding, Located, What
 from .checkpoints import Checkpoints
@@ -69,15 +69,15 @@ class NotarySettings:
 
     Attributes:
         log: the name of the log, as its records and its checkpoints say it.
-        writers: keys that heads may be signed with.
-        signers: its own keys, of cosignatures.
+        writers: gives the keys that heads may be signed with; asked again and again.
+        signers: gives its own keys, of cosignatures; so is this, so a rotation needs no start.
         witnesses: key and address of each.
         keep: how many seconds a checkpoint of each day is kept.
     """
 
     log: str
-    writers: Sequence[Verifier]
-    signers: Sequence[Signer]
+    writers: Callable[[], Sequence[Verifier]]
+    signers: Callable[[], Sequence[Signer]]
     witnesses: Sequence[tuple[Verifier, str]] = ()
     keep: float = 0.0
 
@@ -135,7 +135,6 @@ class Notary:
         health: Health,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._reader = BulkReader(access)
         self._folder = folder
         self._settings = settings
@@ -184,6 +183,7 @@ class Notary:
     def close(self) -> None:
         """Disconnect."""
         self._reader.close()
+        self._cosigners.close()
 
     def look(self) -> tuple[bool, bool]:
         """Look once; whether all is well, and whether a checkpoint was published."""
@@ -197,17 +197,17 @@ class Notary:
             why = f"alarm: {mismatch.finding.detail}"
             try:
                 self._alarm(mismatch.finding)
-            except (OSError, Unavailable, LedgerError) as error:
+            except (OSError, TidegateError) as error:
                 _log.error("the evidence of an alarm is not kept whole", error=str(error))
-        except (Unavailable, OSError) as error:
-            self._forget()
-            why = str(error)
-            if why != self._why:
-                _log.warning("cannot look", error=why)
         except VerificationError as error:
             self._forget()
             why = str(error)
             self._set_tiles_aside(why)
+        except (TidegateError, OSError) as error:
+            self._forget()
+            why = str(error)
+            if why != self._why:
+                _log.warning("cannot look", error=why)
         if not why:
             if self._said:
                 _log.info("all is well again")
@@ -256,6 +256,7 @@ class Notary:
         """
         if self._tree is not None:
             return
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             self._published = self._checkpoints.read()
         except VerificationError as error:
@@ -317,7 +318,7 @@ class Notary:
         Raises:
             VerificationError: a signature of one is there and does not verify.
         """
-        return [key for key in self._settings.writers if key.check(note) is not None]
+        return [key for key in self._settings.writers() if key.check(note) is not None]
 
     def _between(self, newest: int) -> dict[int, list[_Mark]]:
         """Heads since the last look, by size; their signatures are not checked yet.
@@ -382,7 +383,7 @@ class Notary:
         signed = {(signature.name, signature.key_id) for signature in note.signatures}
         could = [
             *self._writers_of(head.note),
-            *(signer.verifier for signer in self._settings.signers),
+            *(signer.verifier for signer in self._settings.signers()),
             *self._cosigners.ready(),
         ]
         return any((key.name, key.key_id) not in signed for key in could)
@@ -504,7 +505,7 @@ class Notary:
 
         answers = self._cosigners.ask(signed, checkpoint, proof)
         # Own signatures leave only with the file: whatever happens, one root was signed of a size.
-        own = [signer.sign(signed.text, now) for signer in self._settings.signers]
+        own = [signer.sign(signed.text, now) for signer in self._settings.signers()]
         note = signed.signed(*own, *answers.signatures)
         self._checkpoints.publish(note, checkpoint.size, now)
         self._published = (note, checkpoint)

@@ -331,6 +331,7 @@ def test_a_bus_that_is_away_exits_with_4(
         "policy": "failed",
         "process stack": "failed",
         "process gateway": "failed",
+        "process notary": "failed",
         "process coordinator": "failed",
         "process front-desk.greeter": "failed",
         "access": "failed",

@@ -60,7 +60,7 @@ def test_each_role_has_a_key_of_its_own(keys: SigningKeys, tmp_path: Path) -> No
     made = {role: keys.read(role)[0].signer for role in OWN_ROLES}
     keys.ensure(NOW + DAY)
 
-    assert {role: keys.signers(role, NOW) for role in OWN_ROLES} == {
+    assert {role: keys.signers(role) for role in OWN_ROLES} == {
         role: [signer] for role, signer in made.items()
     }
     assert {role: (s.name, s.algorithm) for role, s in made.items()} == {
@@ -73,28 +73,31 @@ def test_each_role_has_a_key_of_its_own(keys: SigningKeys, tmp_path: Path) -> No
         assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_both_keys_sign_during_the_overlap_and_then_the_new_one_alone(keys: SigningKeys) -> None:
-    """The newer one is first; what is over is forgotten when somebody tidies up."""
-    old = keys.signers(KeyRole.WRITER, NOW)[0]
+def test_both_keys_sign_until_the_old_one_is_dropped(keys: SigningKeys) -> None:
+    """The newer one is first; a key whose time is over is not missed before somebody looks."""
+    old = keys.signers(KeyRole.WRITER)[0]
+    version = keys.version()
     new = keys.rotate(KeyRole.WRITER, 86_400.0, NOW).signer
+    assert keys.version() != version
 
-    assert keys.signers(KeyRole.WRITER, NOW + DAY - 1) == [new, old]
-    assert keys.signers(KeyRole.WRITER, NOW + DAY) == [new]
-    assert len(keys.read(KeyRole.WRITER)) == 2
-    keys.drop_old(NOW + DAY)
-    assert [key.signer for key in keys.read(KeyRole.WRITER)] == [new]
+    keys.drop_old(KeyRole.WRITER, NOW + DAY - 1)
+    assert keys.signers(KeyRole.WRITER) == [new, old]
+    keys.drop_old(KeyRole.WRITER, NOW + DAY)
+    assert keys.signers(KeyRole.WRITER) == [new]
 
 
 def test_a_second_rotation_lengthens_no_overlap(keys: SigningKeys) -> None:
     """A key that gives way does so when that was said first, or sooner."""
-    old = keys.signers(KeyRole.NOTARY, NOW)[0]
+    old = keys.signers(KeyRole.NOTARY)[0]
     middle = keys.rotate(KeyRole.NOTARY, 86_400.0, NOW).signer
     new = keys.rotate(KeyRole.NOTARY, 10 * 86_400.0, NOW).signer
-    assert keys.signers(KeyRole.NOTARY, NOW) == [new, middle, old]
-    assert keys.signers(KeyRole.NOTARY, NOW + DAY) == [new, middle]
+    assert keys.signers(KeyRole.NOTARY) == [new, middle, old]
+    keys.drop_old(KeyRole.NOTARY, NOW + DAY)
+    assert keys.signers(KeyRole.NOTARY) == [new, middle]
 
     last = keys.rotate(KeyRole.NOTARY, 0.0, NOW).signer
-    assert keys.signers(KeyRole.NOTARY, NOW) == [last]
+    keys.drop_old(KeyRole.NOTARY, NOW)
+    assert keys.signers(KeyRole.NOTARY) == [last]
 
 
 @pytest.mark.parametrize("text", ["", "\n", "x", "PRIVATE+KEY+shop/0+00000000+AAAA 2026", "é"])
@@ -105,7 +108,7 @@ def test_what_is_no_key_is_said_without_quoting_it(
     (tmp_path / "keys" / "writer").write_text(text)
 
     with pytest.raises(InvalidInput, match="writer") as caught:
-        keys.signers(KeyRole.WRITER, NOW)
+        keys.signers(KeyRole.WRITER)
 
     assert "PRIVATE+KEY+shop" not in str(caught.value)
 
@@ -115,10 +118,10 @@ def test_keys_of_another_log_or_open_to_others_are_refused(
 ) -> None:
     """Nothing is signed with them."""
     with pytest.raises(InvalidInput, match="not named other/notary"):
-        SigningKeys(tmp_path / "keys", "other").signers(KeyRole.NOTARY, NOW)
+        SigningKeys(tmp_path / "keys", "other").signers(KeyRole.NOTARY)
     (tmp_path / "keys" / "export").chmod(0o644)
     with pytest.raises(InvalidInput, match="chmod 600"):
-        keys.signers(KeyRole.EXPORT, NOW)
+        keys.signers(KeyRole.EXPORT)
 
 
 def test_the_trust_file_names_every_key_that_counts(project: Project) -> None:
@@ -128,10 +131,10 @@ def test_the_trust_file_names_every_key_that_counts(project: Project) -> None:
     project = witnessed(
         project, f"evidence: {{witnesses: [{entry(W1)}, {entry(W2)}], quorum: 1}}\n"
     )
-    writers = [s.verifier for s in keys.signers(KeyRole.WRITER, NOW)]
-    (notary,) = (s.verifier for s in keys.signers(KeyRole.NOTARY, NOW))
+    writers = [s.verifier for s in keys.signers(KeyRole.WRITER)]
+    (notary,) = (s.verifier for s in keys.signers(KeyRole.NOTARY))
 
-    write_trust(project, NOW)
+    write_trust(project)
 
     assert project.state.trust.read_text().splitlines() == [
         f"log {writers[0]}",
@@ -144,7 +147,7 @@ def test_the_trust_file_names_every_key_that_counts(project: Project) -> None:
         "group everybody all notary witnesses",
         "quorum everybody",
     ]
-    assert [key.role for key in in_use(project, NOW).keys] == [
+    assert [key.role for key in in_use(project).keys] == [
         "writer",
         "writer",
         "notary",
@@ -155,11 +158,13 @@ def test_the_trust_file_names_every_key_that_counts(project: Project) -> None:
 
 
 def test_without_witnesses_the_notary_is_enough(project: Project) -> None:
-    """And a key whose time is over is not named."""
+    """And a key that was dropped is not named."""
     signing_keys(project).rotate(KeyRole.NOTARY, 0.0, NOW)
+    assert trust_text(project).count("\nwitness ") == 2
+    signing_keys(project).drop_old(KeyRole.NOTARY, NOW)
 
-    assert trust_text(project, NOW).splitlines()[-1] == "quorum notary"
-    assert trust_text(project, NOW).count("\nwitness ") == 1
+    assert trust_text(project).splitlines()[-1] == "quorum notary"
+    assert trust_text(project).count("\nwitness ") == 1
 
 
 @pytest.mark.parametrize(
@@ -175,7 +180,7 @@ def test_witnesses_that_cannot_sign_are_said_by_their_place(
 ) -> None:
     """Nothing starts with them."""
     with pytest.raises(InvalidInput, match=what.replace("]", r"\]")):
-        trust_text(witnessed(project, f"evidence: {{{text}}}\n"), NOW)
+        trust_text(witnessed(project, f"evidence: {{{text}}}\n"))
 
 
 def test_a_quorum_can_be_met(project: Project) -> None:
@@ -187,7 +192,7 @@ def test_a_quorum_can_be_met(project: Project) -> None:
 def test_signatures_of_both_keys_verify(keys: SigningKeys) -> None:
     """A note that is signed during the overlap satisfies whoever knows either key."""
     keys.rotate(KeyRole.WRITER, 86_400.0, NOW)
-    signers = keys.signers(KeyRole.WRITER, NOW)
+    signers = keys.signers(KeyRole.WRITER)
     note = Note("x\n").signed(*(signer.sign("x\n", 0) for signer in signers))
 
     assert [signer.verifier.check(Note.parse(note.encode())) for signer in signers] == [0, 0]

@@ -80,6 +80,7 @@ async def test_a_stack_survives_the_death_of_each_of_its_parts(project: Path) ->
     async with stack:
         assert {info.name for info in running(stack.project.state)} == {
             "gateway",
+            "notary",
             "coordinator",
             "front-desk.greeter",
             "stack",
@@ -288,7 +289,7 @@ async def test_nothing_is_left_of_a_stack_that_is_killed(project: Path) -> None:
             if b"Ctrl-C" in line:
                 break
     children = [info.pid for info in running(state)]
-    assert len(children) == 4
+    assert len(children) == 5
     broker = _listening(address(state))
     process.kill()
     await process.communicate()
@@ -298,8 +299,8 @@ async def test_nothing_is_left_of_a_stack_that_is_killed(project: Path) -> None:
 
     assert state.address.exists()  # nobody was there to remove it
     async with Stack(load_project(project)) as stack:
-        assert len(running(state)) == 4
-        assert len(list(state.processes.iterdir())) == 4
+        assert len(running(state)) == 5
+        assert len(list(state.processes.iterdir())) == 5
         stack.check()
 
 
@@ -313,7 +314,11 @@ def _listening(url: str) -> bool:
 async def test_a_stack_may_run_without_some_agents(project: Path) -> None:
     """Who runs elsewhere is not started here but registered; who is nobody gets no connection."""
     async with running_project(project, project.parent / "state", agents=()) as hello:
-        assert [child.name for child in hello.stack.children] == ["coordinator", "gateway"]
+        assert [child.name for child in hello.stack.children] == [
+            "coordinator",
+            "gateway",
+            "notary",
+        ]
         async with await hello.bus() as operator:
             records = [record async for record in operator.records()]
         with pytest.raises(InvalidInput, match=r"no principal outside\.nobody .*identity add"):

@@ -29,7 +29,7 @@ class Office:
 
     def __init__(self, broker: Broker, keys: list[Verifier], signers: tuple[Signer, ...]) -> None:
         self._broker = broker
-        self._settings = NotarySettings(LOG, keys, signers, keep=1e9)
+        self._settings = NotarySettings(LOG, lambda: keys, lambda: signers, keep=1e9)
         self.folder = broker.folder / "notary"
         self.trust = Trust(tuple(keys), (Witness("n", signers[0].verifier),), (), "n")
         self.notary: Notary | None = None

@@ -43,10 +43,13 @@ _COMMANDS = {
     "identity": "identity",
     "policy": "policy",
     "doctor": "doctor",
+    "evidence": "evidence",
+    "witness": "witness",
     "tls": "tls",
     "bench": "bench",
     "schema": "schema",
     "gateway": "process",
+    "notary": "process",
     "coordinator": "process",
 }
 """Each command and the module that holds it, in the order of the help."""

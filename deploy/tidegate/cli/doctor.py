@@ -16,6 +16,7 @@ from tidegate.access import body
 from tidegate.broker_drift import broker_drift
 from tidegate.bus import Bus
 from tidegate.deliveries import misaligned
+from tidegate.evidence_report import evidence_lines
 from tidegate.governance import standing
 from tidegate.guards import victim
 from tidegate.identities import Wanted, current
@@ -25,7 +26,7 @@ from tidegate.project import Project, address, check_blueprints, client_tls, ope
 from tidegate.reconciler import applied, roster
 from tidegate.rights import summary
 from tidegate_bus.broker import authority
-from tidegate_bus.broker.accounts import PROBE, REGISTRAR
+from tidegate_bus.broker.accounts import NOTARY, PROBE, REGISTRAR
 from tidegate_bus.broker.pauses import Feed, feeds
 from tidegate_bus.broker.server import find_server
 from tidegate_bus.broker.tls import client_context
@@ -131,6 +132,7 @@ async def _examine_stack(
     for name in (
         "stack",
         "gateway",
+        "notary",
         "coordinator",
         *(n for n in agents if n in known or n not in who.entries),
     ):
@@ -145,12 +147,13 @@ async def _examine_stack(
         yield Finding("topology", "failed" if lines else "ok", "\n".join(lines) or "as declared")
         ingress = await connection.stream_state(subjects.ingress_stream(0))
         fed = await feeds(connection)
-    checker = Checker()
+    checker, newest = Checker(), 0
     async with await Bus.of_project(str(OPERATOR), folder, state) as bus:
         try:
             yield _controls((await standing(bus.ledger))[0], fed)
             async for stored in bus.ledger.read():
                 checker.add(stored)
+                newest = stored.stored
         except LedgerError as error:
             yield Finding("ledger", "failed", str(error))
             return
@@ -160,6 +163,10 @@ async def _examine_stack(
         broken = [f"{behind} submissions have no record yet; is the gateway running?"]
     detail = f"{checker.records} records, {len(checker.open_tasks)} tasks in work"
     yield Finding("ledger", "failed" if broken else "ok", "\n".join(broken) or detail)
+    key = project.state.keyring.path(NOTARY)
+    async with await connect(url, NOTARY, key, tls=tls) as connection:
+        for line in await evidence_lines(project, connection, checker.records, newest):
+            yield Finding(line.check, "ok" if line.ok else "failed", line.detail)
 
 
 def _controls(controls: Controls, fed: list[Feed]) -> Finding:

@@ -1,89 +1,105 @@
-"""What commands that check evidence have in common. Nothing here needs the bus."""
+"""`tidegate evidence`: the keys that sign it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from pathlib import Path
+import time
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from tidegate_evidence.checkpoint import Checkpoint
-from tidegate_evidence.note import Note
-from tidegate_evidence.proof import Proof
-from tidegate_evidence.trust import Trust
-from tidegate_schemas.errors import InvalidInput, VerificationError
+from tidegate.evidence_keys import OWN_ROLES, SigningKey, signing_keys, witnesses, write_trust
+from tidegate.project import open_project
+from tidegate_schemas.clock import parse_duration, rfc3339
+from tidegate_schemas.errors import InvalidInput
+from tidegate_schemas.evidence import KeyRole
 
-KeyOption = Annotated[
-    str | None, typer.Option("--key", metavar="VKEY", help="Public key of the log.")
-]
-TrustOption = Annotated[
-    Path | None,
-    typer.Option("--trust", metavar="FILE", help="Whose signatures are needed (C2SP tlog-policy)."),
-]
+from .console import JsonOption, ProjectOption, StateOption, clean, group, out, print_json, table
+
+app = group("Look at the keys that sign the ledger's evidence, and renew them.")
 
 
-def read(path: Path) -> bytes:
-    """A small file that somebody names.
+class _Own(StrEnum):
+    """Whose keys are here."""
 
-    Raises:
-        InvalidInput: it cannot be read.
+    WRITER = KeyRole.WRITER.value
+    NOTARY = KeyRole.NOTARY.value
+    EXPORT = KeyRole.EXPORT.value
+
+
+@app.command()
+def keys(
+    project: ProjectOption = None, state: StateOption = None, as_json: JsonOption = False
+) -> None:
+    """Show the public keys, since when each signs and until when.
+
+    Whoever checks evidence brings the writer's: the ledger names the others.
     """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidInput(f"{path}: {error.strerror}") from error
+    here = open_project(project, state)
+    store = signing_keys(here)
+    rows = [_row(role, key) for role in OWN_ROLES for key in store.read(role)]
+    rows += [
+        {"role": KeyRole.WITNESS.value, "key": str(key), "since": None, "status": url}
+        for key, url in witnesses(here)
+    ]
+    if not any(row["role"] == KeyRole.WRITER for row in rows):
+        raise InvalidInput("there are no keys yet; `tidegate up` makes them")
+    if as_json:
+        print_json(rows)
+        return
+    columns = ("role", "key", "since (UTC)", "status")
+    shown = ([clean(str(row[name])) if row[name] else None for name in row] for row in rows)
+    out.print(table("", columns, shown))
+    out.print(f"trust file: {clean(str(here.state.trust))}", soft_wrap=True, highlight=False)
 
 
-def read_trust(key: str | None, file: Path | None, default: Path | None = None) -> Trust:
-    """Whom the caller trusts.
+@app.command()
+def rotate(
+    role: Annotated[_Own, typer.Argument(help="Which key.")],
+    overlap: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME",
+            help="How long the old key signs beside the new one, so that whoever knows only that "
+            "can follow; 0s where it is not to be trusted any more.",
+        ),
+    ] = "7d",
+    project: ProjectOption = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a new key; a running stack takes it at once and announces it on the ledger.
 
-    Args:
-        key: one key of a log.
-        file: or a policy.
-        default: the policy of the stack, if it is about that.
-
-    Raises:
-        InvalidInput: neither is given, or both are, or it cannot be read.
+    The old one goes when the overlap is over and the new one has signed what the old one had.
     """
-    if key and file:
-        raise InvalidInput("--key and --trust: give one of them")
-    where = "--key" if key else file or default
-    if where is None:
-        raise InvalidInput("say whom you trust: --key VKEY or --trust FILE, from elsewhere")
+    here = open_project(project, state)
     try:
-        return Trust.of_key(key) if key else Trust.parse(read(Path(where)))
-    except VerificationError as error:
-        raise InvalidInput(f"{where}: {error}") from error
+        seconds = parse_duration(overlap)
+    except ValueError as error:
+        raise InvalidInput(str(error)) from error
+    store = signing_keys(here)
+    if not store.read(KeyRole(role)):
+        raise InvalidInput("there are no keys yet; `tidegate up` makes them")
+    made = store.rotate(KeyRole(role), seconds, time.time_ns())
+    write_trust(here)
+    if as_json:
+        print_json(_row(KeyRole(role), made))
+        return
+    out.print(f"{made.signer.verifier}", soft_wrap=True, highlight=False)
+    out.print(f"the one before {_status(store.read(KeyRole(role))[1])}", highlight=False)
 
 
-def read_note(path: Path) -> Note:
-    """The checkpoint in a file, or in that of a proof.
-
-    Raises:
-        InvalidInput: it cannot be read.
-        VerificationError: it is neither.
-    """
-    data = read(path)
-    try:
-        return Proof.parse(data).note if data.startswith(b"c2sp.org/") else Note.parse(data)
-    except VerificationError as error:
-        raise VerificationError(f"{path}: {error}") from error
+def _row(role: KeyRole, key: SigningKey) -> dict[str, str | None]:
+    """One key, for programs."""
+    return {
+        "role": role.value,
+        "key": str(key.signer.verifier),
+        "since": rfc3339(key.since)[:19].replace("T", " "),
+        "status": _status(key),
+    }
 
 
-def describe(checkpoint: Checkpoint) -> dict[str, object]:
-    """A checkpoint, for programs."""
-    return {"origin": checkpoint.origin, "size": checkpoint.size, "root": checkpoint.root.hex()}
-
-
-def times(cosigned: Mapping[str, int]) -> dict[str, str]:
-    """When somebody cosigned, for people."""
-    return {name: _time(seconds) for name, seconds in cosigned.items()}
-
-
-def _time(seconds: int) -> str:
-    try:
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (OverflowError, OSError, ValueError):  # a time is any number that somebody has signed
-        return f"{seconds} s"
+def _status(key: SigningKey) -> str:
+    if key.until is None:
+        return "signs"
+    return f"signs until {rfc3339(key.until)[:19].replace('T', ' ')}"

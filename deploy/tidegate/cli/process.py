@@ -18,6 +18,15 @@ def gateway(project: ProjectOption = None, state: StateOption = None) -> None:
     raise typer.Exit(processes.run_process(work, "gateway"))
 
 
+def notary(project: ProjectOption = None, state: StateOption = None) -> None:
+    """Run the notary alone (`up` does this for you).
+
+    It reads the ledger back and cosigns what the gateway signed of it.
+    """
+    work = processes.notary(open_project(project, state))
+    raise typer.Exit(processes.run_process(work, "notary"))
+
+
 def coordinator(project: ProjectOption = None, state: StateOption = None) -> None:
     """Run the coordinator alone (`up` does this for you)."""
     work = processes.coordinator(open_project(project, state))

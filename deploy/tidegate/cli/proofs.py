@@ -17,7 +17,7 @@ from tidegate_evidence.trust import Trust
 from tidegate_schemas.errors import InvalidInput, VerificationError
 
 from .console import JsonOption, ProjectOption, StateOption, clean, out, print_json
-from .evidence import KeyOption, TrustOption, describe, read, read_note, read_trust, times
+from .checking import KeyOption, TrustOption, describe, read, read_note, read_trust, times
 
 ExportOption = Annotated[
     Path | None,

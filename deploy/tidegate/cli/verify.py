@@ -17,7 +17,7 @@ from tidegate_evidence.trust import Trust
 from tidegate_schemas.errors import VerificationError
 
 from .console import JsonOption, ProjectOption, StateOption, clean, out, print_json, run
-from .evidence import KeyOption, TrustOption, describe, read_note, read_trust, times
+from .checking import KeyOption, TrustOption, describe, read_note, read_trust, times
 from .progress import progress
 
 if TYPE_CHECKING:  # an export is checked without the bus
