@@ -178,11 +178,12 @@ async def test_personal_data_cannot_be_sent_without_a_gateway(broker: Broker) ->
 def test_an_author_may_say_that_it_is_not_personal_any_more() -> None:
     """What is said because of personal data is personal, unless it says what else it is."""
     cause = Envelope.new("t", {"n": 1}, **{**ABOUT, "datasubject": "x" * 32 + ".2026-01"})
-    for given, found in (
+    cases: list[tuple[dict[str, Any], tuple[str, str | None]]] = [
         ({}, ("personal", cause.datasubject)),
         ({"dataclassification": "internal"}, ("internal", None)),
         ({**ABOUT, "datasubject": "other"}, ("personal", "other")),
-    ):
+    ]
+    for given, found in cases:
         caused = _caused_by(cause, Envelope.new("u", 1, **given))
         assert (caused.dataclassification, caused.datasubject) == found
     plain = _caused_by(Envelope.new("t", 1), Envelope.new("u", 1))

@@ -59,7 +59,7 @@ def export(
     """
     query = _query(first=first, last=last, since=since, until=until)
     where, now = open_project(project, state), time.time_ns()
-    signers = signing_keys(where).signers(KeyRole.EXPORT, now)
+    signers = signing_keys(where).signers(KeyRole.EXPORT)
     with Audit(project, state) as audit:
         evidence = Evidence(where.state.evidence)
         ends = _ends(audit, evidence.checkpoint.size, query)

@@ -16,8 +16,8 @@ from tidegate_evidence.tiles import TileReader, check_growth
 from tidegate_evidence.trust import Trust
 from tidegate_schemas.errors import VerificationError
 
-from .console import JsonOption, ProjectOption, StateOption, clean, out, print_json, run
 from .checking import KeyOption, TrustOption, describe, read_note, read_trust, times
+from .console import JsonOption, ProjectOption, StateOption, clean, out, print_json, run
 from .progress import progress
 
 if TYPE_CHECKING:  # an export is checked without the bus

@@ -48,7 +48,7 @@ class Sealed:
 
     def signer(self, role: KeyRole) -> Signer:
         """The newest key of a role."""
-        return self.keys.signers(role, NOW)[0]
+        return self.keys.signers(role)[0]
 
     def reader(self) -> BulkReader:
         """A reader of the ledger."""
@@ -66,7 +66,7 @@ class Sealed:
     async def fill(self, records: int) -> None:
         """Write a ledger with a past; its last record says which keys are in use."""
         entries = history(records)[: records - 1]
-        keys = EvidenceKeys(tuple(self.keys.in_use(NOW)))
+        keys = EvidenceKeys(tuple(self.keys.in_use()))
         entries.append(announcement(decode_record(entries[-1][1]), keys))
         await self.write(entries)
 
@@ -132,7 +132,7 @@ async def sealed(folder: Path, name: str) -> AsyncGenerator[Sealed]:
     state.mkdir()
     project = load_project(folder)
     signing_keys(project).ensure(NOW)
-    write_trust(project, NOW)
+    write_trust(project)
     async with running_broker(state) as broker:
         project.state.address.write_text(broker.url)
         yield Sealed(project, broker)

@@ -48,7 +48,7 @@ def left() -> list[str]:
 async def say(stack: Sealed, records: int) -> None:
     """Let the operator say which keys are in use, and a publisher send events, so many in all."""
     operator, publisher = [await stack.broker.publisher(who) for who in (OPERATOR, PUBLISHER)]
-    keys, to = EvidenceKeys(tuple(stack.keys.in_use(NOW))), "evidence.keys"
+    keys, to = EvidenceKeys(tuple(stack.keys.in_use())), "evidence.keys"
     await operator.publish(Envelope.new(to, keys, kind="control", to=to))
     for number in range(1, records):
         await publisher.publish(Envelope.new("thing.happened", {"number": number}))
