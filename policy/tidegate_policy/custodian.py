@@ -40,7 +40,7 @@ from tidegate_schemas.errors import (
 )
 from tidegate_schemas.governance import DataSubject
 from tidegate_schemas.identity import Role
-from tidegate_schemas.personal import PERSONAL, key_id, key_ids, month
+from tidegate_schemas.personal import key_id, key_ids, month
 from tidegate_schemas.record import Record
 from tidegate_schemas.subjects import Kind, Principal, Verdict
 
@@ -178,15 +178,13 @@ class Custodian:
             raise Unopened(Unopened.FORBIDDEN, f"{by} is not in the roster")
         match ask:
             case Seal():
-                return Answer(PERSONAL, seal=self._seal(ask))
+                return Answer(seal=self._seal(ask))
             case Find() if member.role is Role.OPERATOR:
-                return Answer(PERSONAL, pseudonym=self._vault.find(ask.subject))
+                return Answer(pseudonym=self._vault.find(ask.subject))
             case Open() if member.role is not Role.OPERATOR:
                 if member.role is Role.AGENT and self._stopped(by):
                     raise Unavailable(f"{by} is stopped by an operator")
-                return Answer(
-                    PERSONAL, opened=tuple([await self._open(by, seq) for seq in ask.records])
-                )
+                return Answer(opened=tuple([await self._open(by, seq) for seq in ask.records]))
             case _:
                 raise Unopened(Unopened.FORBIDDEN, f"{member.role}s may not ask this")
 
@@ -241,4 +239,4 @@ _OF_RUNS = (vocabulary.RUN_START, vocabulary.RUN_CANCEL)
 
 
 def _refusal(why: str, detail: str) -> Answer:
-    return Answer(PERSONAL, why=why, detail=detail)
+    return Answer(why=why, detail=detail)

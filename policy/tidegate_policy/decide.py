@@ -109,7 +109,8 @@ def decide(
     except InvalidEnvelope as error:
         return _unreadable(submission.payload, error, state)
     personal = contents(state.privacy, opener, by, envelope)
-    message = _Message(state, limits, by, kind, to, envelope, now, personal)
+    seen = personal.seen if personal else envelope
+    message = _Message(state, limits, by, kind, to, seen, now, personal)
     if by == str(vocabulary.GATEWAY) and kind is Kind.CONTROL and to in _OF_TIME:
         return message.says(Verdict.ALLOW, Reason.TIME_PASSED)
     if by in state.roster.members:
@@ -128,7 +129,8 @@ def resolve(
     What it needs of limits it has taken already, when it was held.
     """
     personal = contents(state.privacy, opener, hold.by, hold.envelope)
-    message = _Message(state, limits, hold.by, hold.kind, hold.to, hold.envelope, now, personal)
+    seen = personal.seen if personal else hold.envelope
+    message = _Message(state, limits, hold.by, hold.kind, hold.to, seen, now, personal)
     if hold.over:
         return message.says(Verdict.DENY, Reason.RUN_OVER, "its run has ended meanwhile")
     if hold.refused:
@@ -149,14 +151,9 @@ class _Message:
     by: str
     kind: Kind
     to: str
-    submitted: Envelope
+    envelope: Envelope  # as policy sees it
     now: int
     personal: Contents | None
-
-    @property
-    def envelope(self) -> Envelope:
-        """The message as policy sees it."""
-        return self.personal.seen if self.personal else self.submitted
 
     def judge(self, hold: Hold | None) -> Decision:
         """Everything but whether it was seen before. `hold` is what it waits in, if it does."""

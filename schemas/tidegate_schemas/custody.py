@@ -5,7 +5,7 @@ Who asks is the subject that the broker let them ask on, never a field.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
@@ -61,14 +61,11 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the key service says.
 
     Attributes:
-        dataclassification: so that an answer which is aimed at a submission subject and becomes a
-            message that cannot be read is kept by its digest only, as all such ones that say this.
         seal, opened, pseudonym: what was asked for.
         why, detail: a word of `Unopened` and a sentence, where it cannot be had; `why` is
             `unavailable` where the same question may be answered later.
     """
 
-    dataclassification: Literal["personal"]
     seal: SealKey | None = None
     opened: tuple[OpenKey, ...] = ()
     pseudonym: str | None = None
