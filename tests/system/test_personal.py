@@ -228,6 +228,10 @@ async def test_erased_in_the_middle_of_a_run_the_run_fails_and_says_so(
         await until(answered, seconds=60)
         again = await begin(here, "charge", "customer-43")
         assert (await end(here, again))[1].subject == "succeeded"
+        order = ("run", "start", "charge", json.dumps({"card": CARD}), "--about", "customer-44")
+        status, said = await tidegate(project, state, *order, "--wait", "--json")
+        assert status == 0, said
+        assert json.loads(said)["status"] == "succeeded"
         assert found_in(state, CARD) == []
         await here.finish()
 

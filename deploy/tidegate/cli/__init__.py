@@ -20,6 +20,7 @@ from tidegate_schemas.errors import (
     Refused,
     TidegateError,
     Unavailable,
+    Unopened,
     first_error,
 )
 from tidegate_schemas.record import Reason
@@ -103,7 +104,7 @@ def exit_status(error: TidegateError) -> int:
     match error:
         case InvalidInput():
             return 2
-        case Refused():
+        case Refused() | Unopened():
             return 3
         case Unavailable():
             return 4
