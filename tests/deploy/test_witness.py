@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import os
 import random
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,13 +23,20 @@ from urllib.parse import urlsplit
 import pytest
 
 from policy.test_witness import LEAVES, WRITER, body, head, node
+from policy.writer import HEADS, LOG, Writer, access, record
+from support import Broker, until
 from tidegate_bus.broker import lifeline
+from tidegate_bus.broker.accounts import NOTARY
+from tidegate_bus.telemetry import Health
 from tidegate_evidence.checkpoint import Checkpoint
 from tidegate_evidence.note import Algorithm, Note, Signer, Verifier
 from tidegate_evidence.tree import consistency
+from tidegate_evidence.trust import Group, Trust
+from tidegate_evidence.trust import Witness as TrustedWitness
 from tidegate_policy.cosigners import Cosigner, Cosigners, Disagreement
+from tidegate_policy.notary import Notary, NotarySettings
 from tidegate_policy.witness import Seen
-from tidegate_schemas.errors import Unavailable
+from tidegate_schemas.errors import Unavailable, VerificationError
 
 from .test_cli_alone import Program
 
@@ -38,12 +48,12 @@ class Witness:
         self.folder = folder
         command = [sys.executable, "-m", "tidegate", "witness", "--state", str(folder)]
         command += ["--log", str(WRITER.verifier), "--listen", f"127.0.0.1:{port}", *options]
-        self.process = subprocess.Popen(
+        self.process: subprocess.Popen[str] = subprocess.Popen(
             lifeline.command(*command), stdout=subprocess.PIPE, text=True
         )
         assert self.process.stdout
         self.key = Verifier.parse(self.process.stdout.readline().removeprefix("key").strip())
-        self.url = self.process.stdout.readline().removeprefix("url").strip()
+        self.url: str = self.process.stdout.readline().removeprefix("url").strip()
 
     @property
     def port(self) -> int:
@@ -320,3 +330,122 @@ def test_who_does_not_answer_is_not_waited_for(start: Callable[..., Witness]) ->
         now[0] = 2.0
         assert gone in cosigners.ready()
         cosigners.close()
+
+
+class Beside:
+    """A notary that asks a witness, and a writer."""
+
+    def __init__(self, broker: Broker, writer: Writer, witness: Witness) -> None:
+        self._access, self._keys = access(broker, NOTARY), writer.keys
+        self.folder, self._witness = broker.folder / "notary", witness
+        self.trust = Trust(
+            tuple(writer.keys),
+            (
+                TrustedWitness("n", NOTARY_KEY.verifier),
+                TrustedWitness("w", witness.key),
+            ),
+            (Group("both", 2, ("n", "w")),),
+            "both",
+        )
+        self.notary: Notary | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Another one."""
+        self.close()
+        witnesses = [(self._witness.key, self._witness.url)]
+        settings = NotarySettings(LOG, lambda: self._keys, lambda: [NOTARY_KEY], witnesses)
+        self.health = Health()
+        self.notary = Notary(self._access, self.folder, settings, self.health)
+
+    def close(self) -> None:
+        """Disconnect."""
+        if self.notary:
+            self.notary.close()
+
+    async def look(self) -> str:
+        """Look once; what the health report says."""
+        assert self.notary
+        await asyncio.to_thread(self.notary.look)
+        return str(self.health.report()[1]["status"])
+
+    @property
+    def signed(self) -> tuple[int, bool]:
+        """Size of the newest checkpoint, and whether the witness signed it too."""
+        note = Note.parse((self.folder / "checkpoint").read_bytes())
+        size = Checkpoint.parse(note.text).size
+        assert NOTARY_KEY.verifier.check(note) is not None
+        try:
+            assert self.trust.check(note).size == size
+        except VerificationError:
+            return size, False
+        return size, True
+
+
+NOTARY_KEY = Signer.generate("test/notary", Algorithm.COSIGNATURE)
+
+
+async def test_a_notary_publishes_who_signed(broker: Broker, start: Callable[..., Witness]) -> None:
+    """Without the witness it goes on alone and says so; when that is back it is asked again."""
+    writer = await Writer.of(broker, WRITER)
+    witness = start()
+    office = Beside(broker, writer, witness)
+    try:
+        for count in (3, 4):
+            await writer.append(count)
+            await writer.sign()
+            assert await office.look() == "ok"
+        assert office.signed == (7, True)
+        witness.end(signal.SIGKILL)
+        await writer.append(1)
+        await writer.sign()
+        assert await office.look() == "ok"
+        assert office.signed == (8, False)
+        assert office.health.report()[1]["witnesses_missing"] == [witness.key.name]
+
+        start(port=witness.port)
+
+        async def again() -> bool:
+            await office.look()
+            return office.signed == (8, True)
+
+        await until(again)
+    finally:
+        office.close()
+
+
+async def test_a_witness_remembers_what_everybody_else_was_made_to_forget(
+    broker: Broker, start: Callable[..., Witness]
+) -> None:
+    """Ledger, heads and the notary's folder are replaced, by who has the writer's key: an alarm."""
+    writer = await Writer.of(broker, WRITER)
+    office = Beside(broker, writer, start())
+    try:
+        await writer.append(9)
+        await writer.sign()
+        assert await office.look() == "ok"
+        for size, why in ((9, "another history|other 9 records"), (12, "another history")):
+            shutil.rmtree(office.folder)
+            await writer.replace([], HEADS)
+            forged = [record(s, "forged") for s in range(1, size + 1)]
+            await writer.replace(forged)
+            await writer.sign(forged)
+            office.restart()
+            assert re.search(f"alarm: .*({why})", await office.look())
+            assert office.signed == (size, False)
+        shutil.rmtree(office.folder)
+        await writer.replace([], HEADS)
+        await writer.replace(writer.sent[:4])
+        await writer.sign(writer.sent[:4])
+        office.restart()
+        assert "has seen 9 records; there are 4" in await office.look()
+        (alarm,) = (office.folder / "alarms").glob("*-witness/finding.json")
+        assert '"witness"' in alarm.read_text()
+
+        await writer.replace(writer.sent)
+        await writer.sign()
+        office.restart()
+        assert await office.look() == "ok"
+        assert office.signed == (9, True)
+    finally:
+        office.close()
