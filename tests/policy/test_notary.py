@@ -20,6 +20,7 @@ from tidegate_evidence.checkpoint import Checkpoint
 from tidegate_evidence.note import Algorithm, Note, Signer, Verifier
 from tidegate_evidence.trust import Trust, Witness
 from tidegate_policy.notary import Notary, NotarySettings
+from tidegate_schemas.errors import InvalidInput
 
 SIGNER = Signer.generate("test/notary", Algorithm.COSIGNATURE)
 
@@ -488,3 +489,63 @@ async def test_a_broker_that_is_away_is_waited_for(
 
     assert await office.look()
     assert office.alarms == []
+
+
+async def test_a_disk_that_takes_nothing_is_no_alarm(office: Office, writer: Writer) -> None:
+    """Nothing is published that is not written; when there is room again it goes on."""
+    await writer.append(300)
+    await writer.sign()
+    await office.look()
+    await writer.append(300)
+    await writer.sign()
+    obstacle = office.folder / "checkpoint.part"
+    obstacle.mkdir()
+    for _ in range(2):
+        assert not await office.look()
+        assert office.checkpoint.size == 300
+    obstacle.rmdir()
+    (office.folder / "tile" / "0" / "001.part").mkdir()
+    (office.folder / "tile" / "0" / "001").unlink()
+    assert not await office.look()
+    (office.folder / "tile" / "0" / "001.part").rmdir()
+
+    assert await office.look()
+    assert office.checkpoint.size == 600
+    assert office.alarms == []
+    assert tiles_hold(office.folder, writer.sent)
+
+
+async def test_keys_that_cannot_be_read_are_no_alarm(
+    broker: Broker, office: Office, writer: Writer
+) -> None:
+    """It says what is wrong, keeps its tiles, and goes on when they can be."""
+    await writer.append(3)
+    await writer.sign()
+
+    def none() -> list[Verifier]:
+        raise InvalidInput("trust: not there")
+
+    settings = NotarySettings(LOG, none, lambda: [SIGNER])
+    lost = Notary(access(broker, NOTARY), office.folder, settings, office.health)
+    assert await asyncio.to_thread(lost.look) == (False, False)
+    lost.close()
+    assert office.why == "trust: not there"
+
+    assert await office.look()
+    assert office.alarms == []
+
+
+async def test_signatures_of_strangers_are_not_passed_on(office: Office, writer: Writer) -> None:
+    """What is published bears those that it vouches for."""
+    await writer.append(3)
+    good = Note.parse(await writer.sign())
+    strangers = [Signer.generate(f"stranger-{n}") for n in range(60)]
+    noisy = Note(good.text).signed(
+        *(stranger.sign(good.text, 0) for stranger in strangers), *good.signatures
+    )
+    await writer.say(noisy.encode())
+
+    assert await office.look()
+
+    note = Note.parse((office.folder / "checkpoint").read_bytes())
+    assert {signature.name for signature in note.signatures} == {LOG, "test/notary"}
