@@ -37,6 +37,7 @@ from tidegate_schemas.errors import LedgerGap, TidegateError, VerificationError
 from .alarms import Alarms, Finding, Located, What
 from .checkpoints import Checkpoints
 from .cosigners import Answers, Cosigners
+from .locating import first_changed, records
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.notary")
 
@@ -48,8 +49,6 @@ _RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 8.0
 _BEAT_SECONDS = 1.0
 _SPOOL_BYTES = 8 * 1024 * 1024
-_KEPT_BYTES = 8 * 1024 * 1024
-"""Of the records that are kept as evidence; the ledger has the others."""
 
 SIZE = Gauge("tidegate_notary_size", "Records that the newest checkpoint covers")
 BEHIND = Gauge("tidegate_notary_behind", "Records that no checkpoint covers yet")
@@ -100,10 +99,14 @@ class _Head:
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """What somebody published as a head: a root, to be compared before the signature is."""
+    """What somebody published as a head: a root, to be compared before the signature is verified.
+
+    Of those of our own checkpoint it need not be: whose key it was may be gone.
+    """
 
     root: bytes
     data: bytes
+    ours: bool = False
 
 
 class _Mismatch(Exception):
@@ -158,6 +161,8 @@ class Notary:
         self._said = set[str]()
         """The alarms since all was well."""
         self._disagree: dict[str, str] = {}
+        self._proof: Finding | None = None
+        """That the writer signed two histories: nothing that comes later takes it back."""
 
     async def run(self) -> None:
         """Work until cancelled. What does not hold, or is away, is looked at again."""
@@ -195,6 +200,8 @@ class Notary:
         except _Mismatch as mismatch:
             self._forget()
             why = f"alarm: {mismatch.finding.detail}"
+            if mismatch.finding.what in (What.FORK, What.ROLLBACK):
+                self._proof = mismatch.finding
             try:
                 self._alarm(mismatch.finding)
             except (OSError, TidegateError) as error:
@@ -223,7 +230,13 @@ class Notary:
         return not why, published
 
     def step(self) -> bool:
-        """Look at the newest head; whether a checkpoint was published."""
+        """Look at the newest head; whether a checkpoint was published.
+
+        After a proof that the writer signed two histories nothing is cosigned any more, until
+        somebody who knows why starts the notary anew.
+        """
+        if self._proof:
+            raise _Mismatch(self._proof)
         self._open()
         newest, self._last = self._reader.newest_head(), self._reader.last()
         covered = self._published[1].size if self._published else 0
@@ -422,7 +435,7 @@ class Notary:
         if self._published and self._published[1].size > frontier.size:
             # What is read anew leads to what was published.
             note, ours = self._published
-            stops.setdefault(ours.size, []).append(_Mark(ours.root, note.encode()))
+            stops.setdefault(ours.size, []).append(_Mark(ours.root, note.encode(), ours=True))
         order = deque(sorted(at for at in stops if at <= size))
         good = frontier.size
         for entries in self._reader.read(frontier.size + 1, size):
@@ -468,20 +481,25 @@ class Notary:
             _Mismatch: one that the writer signed has another root.
         """
         root, size = frontier.root(), frontier.size
-        others = [head for mark in marks if mark.root != root and (head := self._signed(mark.data))]
+        others = [
+            mark.data
+            for mark in marks
+            if mark.root != root and (mark.ours or self._signed(mark.data))
+        ]
         if not others:
             return
-        if agreeing := [mark for mark in marks if mark.root == root]:
+        agreeing = [mark.data for mark in marks if mark.root == root and self._signed(mark.data)]
+        if agreeing:
             raise self._mismatch(
                 What.FORK,
                 f"the writer signed two histories of {size} records",
-                Entry(0, others[0].data),
-                evidence={"head-other": agreeing[0].data},
+                Entry(0, others[0]),
+                evidence={"head-other": agreeing[0]},
             )
         raise self._mismatch(
             What.ROOT,
             f"records {good + 1} to {size} are not those that the writer signed",
-            Entry(0, others[0].data),
+            Entry(0, others[0]),
             Located(good + 1, size, "heads"),
             {"root": root.hex().encode() + b"\n"},
         )
@@ -589,48 +607,17 @@ class Notary:
 
     def _locate(self, finding: Finding, place: Path) -> None:
         """Look for the first record that is not what it was when it was checked."""
+        size = self._published[1].size if self._published else 0
         located, kept = finding.located, dict[str, bytes]()
-        if changed := self._first_changed():
-            seq, payload, tile = changed
-            located = Located(seq, seq, "tiles")
-            kept[f"tile-0-{(seq - 1) // WIDTH}"] = tile
-            if payload is not None:
-                kept[f"record-{seq}"] = payload
+        if changed := first_changed(self._reader, self._folder, size, self._go_on):
+            located, kept = changed
         elif located and finding.what is What.ROOT:
-            kept = self._records(located)
+            kept = records(self._reader, located)
         for name, data in kept.items():
             (place / name).write_bytes(data)
         if located:
             self._alarms.say(place, replace(finding, located=located), self._now())
             _log.error("located", first=located.first, last=located.last, by=located.by)
-
-    def _first_changed(self) -> tuple[int, bytes | None, bytes] | None:
-        """The first record that has not the hash it had: sequence, what it is now, its tile."""
-        size = self._published[1].size if self._published else 0
-        if not size:
-            return None
-        reader, seq = TileReader(self._folder, size), 0
-        try:
-            for entries in self._reader.read(1, size):
-                self._go_on()
-                for seq, payload in entries:
-                    tile = reader.tile(0, (seq - 1) // WIDTH)
-                    if tile[(seq - 1) % WIDTH] != leaf_hash(payload):
-                        return seq, payload, b"".join(tile)
-        except LedgerGap:
-            return seq + 1, None, b"".join(reader.tile(0, seq // WIDTH))
-        return None
-
-    def _records(self, located: Located) -> dict[str, bytes]:
-        """The records of a stretch, as many as there is room for."""
-        found, room = dict[str, bytes](), _KEPT_BYTES
-        for entries in self._reader.read(located.first, located.last):
-            for entry in entries:
-                room -= len(entry.payload)
-                if room < 0:
-                    return found
-                found[f"record-{entry.seq}"] = entry.payload
-        return found
 
     def _go_on(self) -> None:
         """Raise if the process is to end: what is not finished is begun anew when it is back."""

@@ -202,9 +202,52 @@ async def test_two_histories_of_one_length_are_a_fork(
 
     ((what, place),) = office.alarms
     assert what == "fork"
+    assert not await office.look()  # nothing takes it back
     assert (place / "head").read_bytes() == other
     assert (place / "checkpoint").read_bytes().startswith(mine.partition(b"\n\n")[0])
     assert office.checkpoint.size == 5
+
+
+async def test_a_proof_of_two_histories_stands_until_somebody_starts_it_anew(
+    office: Office, writer: Writer
+) -> None:
+    """However many good heads come; then it goes on from what it has checked."""
+    await writer.append(5)
+    await writer.sign()
+    await office.look()
+    await writer.sign([*writer.sent[:4], b"x"])
+    await office.look()
+    await writer.append(1)
+    await writer.sign()
+    for _ in range(2):
+        assert not await office.look()
+    assert office.checkpoint.size == 5
+    assert len(office.alarms) == 1
+
+    office.restart()
+    assert await office.look()
+    assert office.checkpoint.size == 6
+
+
+async def test_what_was_published_counts_though_the_key_is_gone(
+    broker: Broker, office: Office, writer: Writer
+) -> None:
+    """Tiles that are made anew lead to the checkpoint, whoever knows the key that signed it."""
+    await writer.append(5)
+    await writer.sign()
+    await office.look()
+    shutil.rmtree(office.folder / "tile")
+    writer.signers = (Signer.generate(LOG),)
+    forged = [record(s, "forged") for s in range(1, 8)]
+    await writer.replace(forged)
+    await writer.sign(forged)
+    later = Office(broker, writer.keys, (SIGNER,))
+
+    assert not await later.look()
+
+    later.close()
+    assert "root" in [what for what, _ in later.alarms]
+    assert office.checkpoint.root == tree(writer.sent).root()
 
 
 async def test_two_new_histories_are_a_fork_too(office: Office, writer: Writer) -> None:
