@@ -336,7 +336,7 @@ class Beside:
     """A notary that asks a witness, and a writer."""
 
     def __init__(self, broker: Broker, writer: Writer, witness: Witness) -> None:
-        self._access, self._keys = access(broker, NOTARY), writer.keys
+        self._access, self._writer = access(broker, NOTARY), writer
         self.folder, self._witness = broker.folder / "notary", witness
         self.trust = Trust(
             tuple(writer.keys),
@@ -354,7 +354,7 @@ class Beside:
         """Another one."""
         self.close()
         witnesses = [(self._witness.key, self._witness.url)]
-        settings = NotarySettings(LOG, lambda: self._keys, lambda: [NOTARY_KEY], witnesses)
+        settings = NotarySettings(LOG, lambda: self._writer.keys, lambda: [NOTARY_KEY], witnesses)
         self.health = Health()
         self.notary = Notary(self._access, self.folder, settings, self.health)
 
@@ -366,7 +366,7 @@ class Beside:
     async def look(self) -> str:
         """Look once; what the health report says."""
         assert self.notary
-        await asyncio.to_thread(self.notary.look)
+        _, self.published = await asyncio.to_thread(self.notary.look)
         return str(self.health.report()[1]["status"])
 
     @property
@@ -397,6 +397,11 @@ async def test_a_notary_publishes_who_signed(broker: Broker, start: Callable[...
             assert await office.look() == "ok"
         assert office.signed == (7, True)
         witness.end(signal.SIGKILL)
+        writer.signers = (Signer.generate(LOG), *writer.signers)
+        await writer.sign()
+        assert await office.look() == "ok"
+        assert office.published
+        assert office.signed == (7, True)  # what it has signed it has signed
         await writer.append(1)
         await writer.sign()
         assert await office.look() == "ok"

@@ -185,18 +185,20 @@ async def test_a_record_that_is_altered_later_is_found_by_its_sequence(
     assert office.checkpoint == Checkpoint(LOG, 300, tree(writer.sent).root())
 
 
-@pytest.mark.parametrize("overtaken", [False, True])
+@pytest.mark.parametrize("case", ["at once", "overtaken", "started anew"])
 async def test_two_histories_of_one_length_are_a_fork(
-    office: Office, writer: Writer, overtaken: bool
+    office: Office, writer: Writer, case: str
 ) -> None:
     """Both notes are kept; also if a good head came after the bad one before anybody looked."""
     await writer.append(5)
     mine = await writer.sign()
     await office.look()
     other = await writer.sign([*writer.sent[:4], b"x"])
-    if overtaken:
+    if case == "overtaken":
         await writer.append(1)
         await writer.sign()
+    elif case == "started anew":
+        office.restart()
 
     assert not await office.look()
 
