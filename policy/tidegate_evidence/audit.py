@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -339,7 +340,8 @@ class _Audit:
         gap = range(self._next, until)
         if not gap and not self._strangers:
             return
-        there = {seq for seq in self._early if seq in gap}
+        # The smaller of the two is gone through: how large they are is up to a stranger.
+        there = {seq for seq in min(self._early, gap, key=len) if seq in gap and seq in self._early}
         for seq in there:
             self._find(Kind.SWAPPED, seq, seq)
         self._early -= there
@@ -361,13 +363,14 @@ class _Audit:
     def _late(self, seq: int) -> None:
         """A record that should have come before: it stands elsewhere, or is there once more."""
         self._disturbed = True
-        for at, (first, last) in enumerate(self._missing):
-            if first <= seq <= last:
-                rest = [(first, seq - 1), (seq + 1, last)]
-                self._missing[at : at + 1] = [span for span in rest if span[0] <= span[1]]
-                self._find(Kind.SWAPPED, seq, seq)
-                return
-        self._find(Kind.DUPLICATED, seq, seq)
+        at = bisect(self._missing, (seq, self._last)) - 1
+        first, last = self._missing[at] if at >= 0 else (0, 0)
+        if first <= seq <= last:
+            rest = [(first, seq - 1), (seq + 1, last)]
+            self._missing[at : at + 1] = [span for span in rest if span[0] <= span[1]]
+            self._find(Kind.SWAPPED, seq, seq)
+        else:
+            self._find(Kind.DUPLICATED, seq, seq)
 
     def _find(self, kind: Kind, first: int, last: int, detail: str = "") -> None:
         if len(self._findings) < MAX_FINDINGS:

@@ -13,6 +13,7 @@ from .note import read_base64
 from .tree import HASH_BYTES
 
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
+_MOST = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Checkpoint:
         if len(lines) != 4 or lines[3] or not lines[0]:
             raise VerificationError("not a checkpoint: it has the lines origin, size and root")
         origin, size, encoded, _ = lines
-        if not _SIZE.fullmatch(size):
+        if not _SIZE.fullmatch(size) or int(size) > _MOST:
             raise VerificationError(f"not the size of a log: {size[:40]!r}")
         root = read_base64(encoded)
         if len(root) != HASH_BYTES:

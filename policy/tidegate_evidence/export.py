@@ -25,7 +25,7 @@ from .checkpoint import Checkpoint
 from .manifest import MAX_MANIFEST_BYTES, read_object, verify
 from .note import MAX_NOTE_BYTES, Note, Verifier
 from .proof import Proof
-from .tiles import TileReader
+from .tiles import TileReader, read_file
 from .trust import Trust, Witness
 
 PREDICATE = "https://tidegate.invalid/export/v1"
@@ -168,8 +168,7 @@ def _read(path: Path, most: int) -> bytes:
         VerificationError: it is not there, or not small.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(most + 1)
+        data = read_file(path, most)
     except OSError as error:
         raise VerificationError(f"{path}: {error.strerror}") from None
     if len(data) > most:

@@ -11,6 +11,7 @@ wider one, which begins with it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -100,7 +101,7 @@ class TileReader:
             raise VerificationError(f"a tree of {self.size} leaves has no tile {level}/{number}")
         for path in self._candidates(level, number, width):
             try:
-                data = path.read_bytes()
+                data = read_file(path, WIDTH * HASH_BYTES)
             except OSError:
                 continue
             if len(data) % HASH_BYTES or not width <= len(data) // HASH_BYTES <= WIDTH:
@@ -117,6 +118,18 @@ class TileReader:
             yield partial
             wider = (p for p in partial.parent.glob("*") if p.name.isdecimal())
             yield from sorted((p for p in wider if int(p.name) > width), key=lambda p: int(p.name))
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """A file of up to `most` bytes; of a larger one, one byte more.
+
+    Raises:
+        OSError: it cannot be read, or is none: a stranger's folder may hold what never ends.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "not there", str(path))
+    with path.open("rb") as file:
+        return file.read(most + 1)
 
 
 def check_growth(old: Checkpoint, new: Checkpoint, tiles: TileReader) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,6 +204,15 @@ def test_a_false_cosignature_is_told(log: Log, folder: Path) -> None:
     sign_export(folder, first=FIRST, last=LAST)
     with pytest.raises(VerificationError, match="notary"):
         Export.open(folder, TRUST)
+
+
+@pytest.mark.parametrize("name", ["keys.json", "records.jsonl", "tile/0/001"])
+def test_what_never_ends_is_not_waited_for(folder: Path, name: str) -> None:
+    """A pipe in place of a file is no file."""
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with contextlib.suppress(InvalidInput):
+        assert not holds(folder)
 
 
 FILES = [

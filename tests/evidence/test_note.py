@@ -55,6 +55,7 @@ def test_every_changed_byte_of_a_note_is_found() -> None:
         "a\n1\n" + "A" * 43 + "=",
         "a\n1\n" + "A" * 43 + "=\nmore\n",
         "a\n-1\n" + "A" * 43 + "=\n",
+        "a\n9223372036854775808\n" + "A" * 43 + "=\n",
         "a\n1\n" + "A" * 42 + "B=\n",
         "\n1\n" + "A" * 43 + "=\n",
     ],
