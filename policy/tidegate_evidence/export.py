@@ -74,7 +74,9 @@ class Export:
         note = Note.parse(text)
         checkpoint = trust.check(note)
         announced = _announced(folder, trust, checkpoint)
-        notaries = tuple(Witness(key.name, key) for key in announced.get("notary", ()))
+        known = {witness.key for witness in trust.witnesses}
+        announced_only = (key for key in announced.get("notary", ()) if key not in known)
+        notaries = tuple(Witness(key.name, key) for key in announced_only)
         envelope = _read(folder / MANIFEST, MAX_MANIFEST_BYTES)
         statement = verify(envelope, announced.get("export", ()))
         about = dict(statement.predicate)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from evidence.kit import NOTARY, ORIGIN, WRITER, Log, record
+from evidence.kit import NOTARY, ORIGIN, WRITER, Log, record, sign_export
 from support import ADMIN, Broker, running_broker
 from tidegate_bus.appender import MAX_BATCH, FastAppender
 from tidegate_bus.broker.accounts import REGISTRAR
@@ -24,6 +26,8 @@ from tidegate_schemas.vocabulary import GATEWAY
 
 from .test_cli_alone import Done, Program
 
+ARROW: Any = importlib.import_module("pyarrow")  # it has no types
+PARQUET: Any = importlib.import_module("pyarrow.parquet")
 SIZE, FIRST, LAST = 600, 300, 520
 KEY = str(WRITER.verifier)
 POLICY = f"log {KEY}\nwitness notary {NOTARY.verifier}\nquorum notary\n"
@@ -114,6 +118,37 @@ def test_a_checkpoint_that_was_kept_is_held_against_an_export(
     kept.write_bytes(Note(text).signed(WRITER.sign(text, 0)).encode())
     done = tidegate(*verify)
     assert (done.status, "kept:" in done.err) == (5, True)
+
+
+def rows(export: Path, records: list[bytes | None]) -> None:
+    """Put records into a Parquet file, too, and sign that."""
+    table = ARROW.table({"record": ARROW.array(records, ARROW.binary())})
+    PARQUET.write_table(table, export / "records.parquet")
+    sign_export(export, first=FIRST, last=LAST)
+
+
+def test_rows_are_held_against_the_tree_as_lines_are(
+    tidegate: Program, log: Log, export: Path
+) -> None:
+    """Each file of records is looked at, whoever has signed the manifest."""
+    verify = "ledger", "verify", "export", "--key", KEY
+    right: list[bytes | None] = [*log.records[FIRST - 1 : LAST]]
+    rows(export, right)
+    assert tidegate(*verify).status == 0
+    for wrong in ([*right[:8], None, *right[9:]], [*right[:8], record(2), *right[9:]]):
+        rows(export, wrong)
+        done = tidegate(*verify)
+        assert (done.status, "records.parquet: record 308: altered" in done.out) == (5, True)
+    (export / "records.jsonl").unlink()
+    rows(export, right)
+    assert tidegate(*verify).status == 0
+    for data in (b"", b"PAR1" * 99, (export / "records.parquet").read_bytes()[:-9]):
+        (export / "records.parquet").write_bytes(data)
+        sign_export(export, first=FIRST, last=LAST)
+        assert tidegate(*verify).status == 5
+    (export / "records.parquet").unlink()
+    sign_export(export, first=FIRST, last=LAST)
+    assert tidegate(*verify).status == 2
 
 
 @pytest.mark.parametrize(

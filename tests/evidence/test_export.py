@@ -65,6 +65,7 @@ def test_a_policy_can_ask_for_more(folder: Path) -> None:
     """A quorum that has not cosigned is not there, whatever the keys of the log say."""
     lines = f"log {WRITER.verifier}\nwitness n {NOTARY.verifier}\nquorum n\n"
     assert holds(folder, Trust.parse(lines.encode()))
+    assert Export.open(folder, Trust.parse(lines.encode())).cosigned == {"n": NOW}
     other = Signer.generate("hello/notary", NOTARY.algorithm)
     lines = f"log {WRITER.verifier}\nwitness n {other.verifier}\nquorum n\n"
     assert not holds(folder, Trust.parse(lines.encode()))

@@ -11,10 +11,10 @@ import typer
 
 from tidegate_evidence.audit import Place, Report, audit
 from tidegate_evidence.checkpoint import Checkpoint
-from tidegate_evidence.export import CHECKPOINT, Export
+from tidegate_evidence.export import CHECKPOINT, RECORDS, Export
 from tidegate_evidence.tiles import TileReader, check_growth
 from tidegate_evidence.trust import Trust
-from tidegate_schemas.errors import VerificationError
+from tidegate_schemas.errors import InvalidInput, VerificationError
 
 from .checking import KeyOption, TrustOption, describe, read_note, read_trust, times
 from .console import JsonOption, ProjectOption, StateOption, clean, out, print_json, run
@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # an export is checked without the bus
 
 _MOST = 100
 _DOES_NOT_HOLD = 5
+_ROWS = "records.parquet"
 
 ExportArgument = Annotated[
     Path | None, typer.Argument(metavar="EXPORT", help="Folder of an export; else the ledger.")
@@ -86,12 +87,27 @@ def _verify_export(folder: Path, trust: Trust, kept: Path | None, hidden: bool) 
     _check_kept(kept, trust, export.checkpoint, export.tiles)
     with progress("files", len(export.files), hidden=hidden) as on_progress:
         wrong = [str(finding) for finding in export.check_files(on_progress)]
-    report = _audit(
-        export.records(), export.checkpoint, export.tiles, (export.first, export.last), hidden
-    )
+    span, reports = (export.first, export.last), list[Report]()
+    for name, records in _forms(export):
+        reports.append(_audit(records, export.checkpoint, export.tiles, span, hidden))
+        if len(reports) > 1:
+            wrong += [f"{name}: {finding}" for finding in reports[-1].findings]
+    if not reports:
+        raise InvalidInput(f"{folder}: has no records that can be checked")
+    report = reports[0]
     created = str(export.about.get("created", ""))
     about = {"export": f"{len(export.files):,} files, made {created}"}
     return _Result(report, export.cosigned, about, wrong)
+
+
+def _forms(export: Export) -> Iterator[tuple[str, Iterator[Place]]]:
+    """Each file of records."""
+    if RECORDS in export.files:
+        yield RECORDS, export.records()
+    if _ROWS in export.files:
+        from tidegate.export.parquet import read_records
+
+        yield _ROWS, enumerate(read_records(export.folder / _ROWS), export.first)
 
 
 def _verify_stack(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tidegate_schemas.errors import InvalidInput
+from tidegate_schemas.errors import InvalidInput, VerificationError
 
 from .columns import COLUMNS, Column, Shape
 from .reading import Leaf
@@ -14,6 +15,8 @@ from .reading import Leaf
 GROUP_ROWS = 20_000
 GROUP_BYTES = 16 * 1024 * 1024
 """Of records: what is gathered in memory before it is written."""
+
+_BATCH_ROWS = 2_000
 
 
 class ParquetOutput:
@@ -88,6 +91,25 @@ class ParquetOutput:
                 return arrow.binary()
             case Shape.HASH:
                 return arrow.binary(32)
+
+
+def read_records(path: Path) -> Iterator[bytes]:
+    """The records of a file, row by row. What other columns say of them is not looked at.
+
+    Raises:
+        InvalidInput: pyarrow is not installed.
+        VerificationError: the file is no Parquet, or has no records.
+    """
+    arrow, parquet = _module("pyarrow"), _module("pyarrow.parquet")
+    try:
+        with parquet.ParquetFile(str(path)) as file:
+            if file.schema_arrow.field("record").type != arrow.binary():
+                raise VerificationError(f"{path}: its records are not bytes")
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=["record"]):
+                for record in batch.column(0).to_pylist():
+                    yield record or b""
+    except (arrow.ArrowException, KeyError, OSError) as error:
+        raise VerificationError(f"{path}: {error}") from error
 
 
 def _module(name: str) -> Any:
