@@ -24,7 +24,15 @@ _SHORT = 60
 
 
 class Line(msgspec.Struct, frozen=True):
-    """One record of the story. `text` is a sentence for people."""
+    """One record of the story.
+
+    Attributes:
+        text: a sentence for people.
+        cause: sequence of the record of the story that it follows from, if it does from one: what
+            it answers, or what it repeats or lets go.
+        step: the step of a run that it asks for or answers.
+        gave_up: it is a dead letter.
+    """
 
     seq: int
     time: str
@@ -33,6 +41,9 @@ class Line(msgspec.Struct, frozen=True):
     by: str
     to: str
     text: str
+    cause: int | None = None
+    step: str = ""
+    gave_up: bool = False
 
 
 def timeline_of(records: Iterable[Record], correlation: str) -> list[Line]:
@@ -42,6 +53,7 @@ def timeline_of(records: Iterable[Record], correlation: str) -> list[Line]:
     """
     lines: list[Line] = []
     steps: dict[str, str] = {}
+    sent = _Sent()
     for record in records:
         try:
             message = record.message()
@@ -51,11 +63,52 @@ def timeline_of(records: Iterable[Record], correlation: str) -> list[Line]:
             continue
         if record.kind is Kind.TASK and message.stepid:
             steps[message.id] = _step(message)
-        text = _sentence(record, message, steps)
         lines.append(
-            Line(record.seq, record.time, record.verdict, record.kind, record.by, record.to, text)
+            Line(
+                record.seq,
+                record.time,
+                record.verdict,
+                record.kind,
+                record.by,
+                record.to,
+                _sentence(record, message, steps),
+                sent.cause(record, message),
+                _step_of(record, message, steps),
+                message.type == DEADLETTER,
+            )
         )
+        sent.add(record, message)
     return lines
+
+
+class _Sent:
+    """Where each message stands, by its id; what was admitted before what was not."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, int] = {}
+        self._by_sender: dict[tuple[str, str], int] = {}
+
+    def add(self, record: Record, message: Envelope) -> None:
+        admitted, sender = record.verdict is Verdict.ALLOW, (record.by, message.id)
+        if admitted or message.id not in self._by_id:
+            self._by_id[message.id] = record.seq
+        if admitted or sender not in self._by_sender:
+            self._by_sender[sender] = record.seq
+
+    def cause(self, record: Record, message: Envelope) -> int | None:
+        """What a record follows from."""
+        if record.first is not None:
+            return record.first
+        cause = message.causationid or ""
+        if record.kind is Kind.RESULT:  # an id is of its sender, who is answered
+            return self._by_sender.get((record.to, cause))
+        return self._by_id.get(cause)
+
+
+def _step_of(record: Record, message: Envelope, steps: dict[str, str]) -> str:
+    if record.kind is Kind.TASK:
+        return steps.get(message.id, "")
+    return steps.get(message.causationid or "", "") if record.kind is Kind.RESULT else ""
 
 
 def _sentence(record: Record, message: Envelope, steps: dict[str, str]) -> str:

@@ -333,7 +333,7 @@ def test_what_is_piped_away_may_end_early(tidegate: Shell) -> None:
     assert done.stderr == b""
 
 
-def test_a_story_is_told_in_order(tidegate: Shell, here: Program) -> None:
+def test_a_story_is_told_in_order(tidegate: Shell, here: Program, tmp_path: Path) -> None:
     """From the event to the end of the run; what others wrote cannot drive the terminal."""
     name = "Ada \x1b[31m[red]x[/red]\nnew line"
     data = json.dumps({"name": name})
@@ -347,12 +347,15 @@ def test_a_story_is_told_in_order(tidegate: Shell, here: Program) -> None:
     lines, nobody = here.each(
         ("ledger", "timeline", "story-1", "--json"), ("ledger", "timeline", "nobody")
     )
+    shown = tidegate("ledger", "timeline", "story-1", "--html", str(tmp_path / "story.html"))
 
     assert [line["kind"] for line in lines.json] == ["event", "task", "result", "event"]
     assert len(told.out.splitlines()) == 2 + 4
     assert r"name=Ada \x1b[31m[red]x[/red] new line" in told.out
     assert "\x1b" not in told.out
     assert (nobody.status, "no record with correlation id 'nobody'" in nobody.err) == (2, True)
+    assert shown.out.startswith("4 records in ")
+    assert "answers step greet" in (tmp_path / "story.html").read_text("utf-8")
 
 
 def test_agents_are_listed_with_their_work(here: Program) -> None:

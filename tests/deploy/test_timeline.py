@@ -240,3 +240,20 @@ def test_commands_are_told_and_long_data_is_cut() -> None:
     assert all(len(text) < 200 and "\n" not in text for text in ledger.told())
     assert raw == "a.b reports bytes: (binary data)"
     assert pretended == "a.b reports run.finished: status=succeeded"
+
+
+def test_each_line_names_what_it_follows_from() -> None:
+    """What it answers, or repeats, or lets go; of an id that several have used, whom it answers."""
+    ledger = Ledger()
+    start = ledger.add("outside.website", "greeting.requested", id="same")
+    task = _run(ledger, id="same", causationid=start.id)
+    ledger.add("team.agent", "note.taken", causationid="nobody")
+    answer: dict[str, Any] = {"kind": "result", "to": str(COORDINATOR), "causationid": task.id}
+    ledger.add("team.agent", RESULT, {"text": "hi"}, **answer)
+    ledger.add("team.agent", DEADLETTER, {"error": "no"}, **answer)
+    ledger.add("outside.website", "greeting.requested", verdict=Verdict.DUPLICATE)
+    lines = timeline_of(ledger.records, "story")
+
+    assert [line.cause for line in lines] == [None, 1, None, 2, 2, 1]
+    assert [line.step for line in lines] == ["", "greet", "", "greet", "greet", ""]
+    assert [line.gave_up for line in lines] == [False] * 4 + [True, False]

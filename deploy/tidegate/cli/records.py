@@ -14,6 +14,7 @@ from tidegate.bus import Bus
 from tidegate.growth import grow_ledger
 from tidegate.project import open_project
 from tidegate.timeline import Line, timeline_of
+from tidegate.timeline_page import page
 from tidegate_bus.ledger import LedgerReader, StoredRecord
 from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.errors import InvalidInput
@@ -76,6 +77,10 @@ def timeline(
     correlation: Annotated[
         str, typer.Argument(help="Correlation id, or the id of the envelope that began it.")
     ],
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write it there as a page with a picture of the run."),
+    ] = None,
     project: ProjectOption = None,
     state: StateOption = None,
     as_json: JsonOption = False,
@@ -93,8 +98,13 @@ def timeline(
     found = run(work())
     if not found:
         raise InvalidInput(f"no record with correlation id {correlation!r}")
+    if html:
+        html.write_text(page(found, correlation), "utf-8")
     if as_json:
         print_json(msgspec.to_builtins(found))
+        return
+    if html:
+        out.print(f"{len(found):,} records in {clean(str(html))}", highlight=False)
         return
     first = parse_rfc3339(found[0].time)
     out.print(f"{found[0].time[:19].replace('T', ' ')} UTC  {clean(correlation)}\n")
