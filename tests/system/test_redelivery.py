@@ -44,6 +44,8 @@ agent = Agent()
 @agent.task("work.double")
 async def double(n: int, context: Context) -> int:
     await context.publish(Envelope.new("work.done", {"n": n, "word": "hush"}))
+    about = {"dataclassification": "personal", "datasubject": "ada"}
+    await context.publish(Envelope.new("work.person", {"n": n}, **about))
     if n == 13:
         raise Permanent("unlucky")
     return 2 * n
@@ -194,16 +196,19 @@ def changed(project: Path, name: str, *changes: tuple[str, str]) -> Path:
     return root
 
 
-async def ask(world: Governed, *numbers: int) -> None:
+async def ask(world: Governed, *numbers: int, personal: int | None = None) -> None:
     """Ask for some doubles, and wait until all that follows has been said."""
-    for n in numbers:
-        task = Envelope.new("work.double", n, kind="task", to="work.double", correlationid=f"n{n}")
-        await world.buses[CLIENT].publish(task)
+    about: dict[str, Any] = {"dataclassification": "personal", "datasubject": "bob"}
+    every = [(n, dict[str, Any]()) for n in numbers]
+    every += [] if personal is None else [(personal, about)]
+    for n, more in every:
+        where: dict[str, Any] = {"kind": "task", "to": "work.double", "correlationid": f"n{n}"}
+        await world.buses[CLIENT].publish(Envelope.new("work.double", n, **where, **more))
 
     async def all_said() -> bool:
         records = await world.records()
         ends = sum(r.kind is Kind.RESULT for r in records)
-        return ends == sum(r.to == "work.refused" for r in records) == len(numbers)
+        return ends == sum(r.to == "work.refused" for r in records) == len(every)
 
     await until(all_said, seconds=30)
 
@@ -223,7 +228,7 @@ async def test_a_changed_checkout_is_asked_what_it_would_have_said(
     )
     broken = changed(project, "broken", ("agent = Agent()", "agent = unknown"))
     async with governed(project, state) as world:
-        await ask(world, 1, 5, 13)
+        await ask(world, 1, 5, 13, personal=7)
         same, differs, cannot = await asyncio.gather(
             redelivery(project, state),
             redelivery(other, state, "--last", len(await world.records())),
@@ -232,11 +237,20 @@ async def test_a_changed_checkout_is_asked_what_it_would_have_said(
         one = await redelivery(project, state, "--correlation", "n5", "--pace", "1000x")
 
     assert (same.status, differs.status, one.status, cannot.status) == (0, 1, 0, 2), same.err
-    assert _said(same) == {"same": 12}
+    assert _said(same) == {"same": 12, "sealed": 3}
     assert json.loads(same.out)["exact"] == 8  # a dead letter tells of times, the rest is redacted
-    assert json.loads(same.out)["not_captured"][0]["count"] == 3
-    assert (json.loads(one.out)["delivered"], _said(one)) == (2, {"same": 4})
-    expected = {"same": 6, "different": 1, "failed": 1, "mended": 1, "missing": 3, "extra": 3}
+    gaps = {gap["what"]: gap["count"] for gap in json.loads(same.out)["not_captured"]}
+    assert (gaps["unreplayable: sealed"], gaps["redacted"], gaps["sealed answers"]) == (2, 3, 3)
+    assert (json.loads(one.out)["delivered"], _said(one)) == (2, {"same": 4, "sealed": 1})
+    expected = {
+        "same": 6,
+        "sealed": 3,
+        "different": 1,
+        "failed": 1,
+        "mended": 1,
+        "missing": 3,
+        "extra": 3,
+    }
     assert _said(differs) == expected
     found = {f["outcome"]: f for f in json.loads(differs.out)["findings"]}
     assert found["different"]["what"] == ['the data is {"n": 2, "sandbox": "1"}, was 2']

@@ -139,7 +139,7 @@ class Answers:
             outcome = Outcome.FAILED if now.type == DEADLETTER else Outcome.MENDED
             if outcome is Outcome.FAILED:
                 found = (_error(now),)
-        elif then.sealed:
+        elif then.sealed and now.dataenc is not None:
             outcome = Outcome.SEALED
         else:
             found = tuple(islice(_differences(then, now), _MOST))

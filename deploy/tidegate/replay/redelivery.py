@@ -25,6 +25,7 @@ from tidegate_schemas.record import Receipt, encode_receipts
 from tidegate_schemas.subjects import NOWHERE, Kind, Principal, Verdict
 
 from .answers import Answers, Finding
+from .keys import Keys
 from .pace import Pace
 from .sandbox import Sandbox, sandbox
 from .script import Delivery, Script
@@ -80,6 +81,7 @@ async def redeliver(
     first = deliveries[0].seq
     async with sandbox(project, state, agents, first, on_line) as made:
         hand = _Hand(made.gateway, deliveries, pace)
+        await Keys(made.gateway).start()
         ear = _Ear(answers, made.gateway, project.settings.gateway.envelope_bytes)
         tasks = [asyncio.create_task(work) for work in (hand.write(), ear.listen())]
         try:

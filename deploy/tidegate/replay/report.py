@@ -114,8 +114,13 @@ def _gaps(script: Script, outcomes: Counter[Outcome]) -> list[Gap]:
     found = [
         Gap(
             "unreplayable: sealed",
-            len(script.sealed),
+            len(script.sealed) - script.erased,
             "personal data is encrypted in the ledger; these messages were not delivered",
+        ),
+        Gap(
+            "unreplayable: erased",
+            script.erased,
+            "there is no key any more to the personal data of these messages",
         ),
         Gap(
             "sealed answers",

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from tidegate_policy.privacy import Opener
 from tidegate_schemas import subjects
 from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.envelope import Envelope
@@ -84,11 +85,13 @@ class Script:
         agents: whom it is about.
         last: sequence of the last record of the part. What comes later is looked at for answers.
         correlation: only what belongs to this correlation id, or to the envelope of that id.
+        opener: knows which keys of personal data there still are; None where that is not known.
 
     Attributes:
         deliveries: what they got.
         said: what they said to it.
         sealed: sequences of what they got and nobody can read here.
+        erased: of these, how many nobody can read any more.
         redacted: how many messages the ledger holds, and agents got, with less than was sent.
         others: how many messages of the part were for nobody of them.
         late: how many answers came after the part.
@@ -97,9 +100,11 @@ class Script:
     agents: Sequence[Manifest]
     last: int
     correlation: str | None = None
+    opener: Opener | None = None
     deliveries: list[Delivery] = field(default_factory=list[Delivery])
     said: list[Said] = field(default_factory=list[Said])
     sealed: list[int] = field(default_factory=list[int])
+    erased: int = 0
     redacted: int = 0
     others: int = 0
     late: int = 0
@@ -138,6 +143,7 @@ class Script:
 
         Raises:
             InvalidInput: there is more than `MOST` in the part.
+            InvalidEnvelope: something is sealed in a way that no gateway admits.
         """
         try:
             message = record.message()
@@ -160,6 +166,7 @@ class Script:
             return
         if is_sealed(message):
             self.sealed.append(record.seq)
+            self.erased += self.opener is not None and self.opener.key(message) is None
             return
         if len(self.deliveries) == MOST:
             raise InvalidInput(

@@ -159,7 +159,7 @@ def test_what_the_ledger_does_not_hold_is_not_compared() -> None:
         data_base64="AAAA",
     )
     then.now("note", {"a": "hush", "b": 1})
-    then.now("secret", {"a": 1}, dataclassification="personal")
+    then.now("secret", None, dataclassification="personal", dataenc="v1", data_base64="BBBB")
 
     assert then.outcomes() == [("same", 2), ("sealed", 3)]
 

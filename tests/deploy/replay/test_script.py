@@ -6,6 +6,7 @@ import pytest
 
 from tidegate.replay import script as module
 from tidegate.replay.script import Script
+from tidegate_policy.privacy import NOTHING
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.subjects import Kind, Verdict
 from tidegate_schemas.vocabulary import DEADLETTER
@@ -101,6 +102,15 @@ def test_what_cannot_be_read_is_not_delivered() -> None:
 
     assert (script.sealed, script.redacted) == ([1], 1)
     assert [d.seq for d in script.deliveries] == [2, 3]
+
+
+def test_what_nobody_can_read_any_more_is_erased() -> None:
+    """Where the vault is at hand, which knows the keys that are left."""
+    sealed = {"dataclassification": "personal", "dataenc": "v1", "data_base64": "AAAA"}
+    for opener, erased in ((None, 0), (NOTHING, 1)):
+        script = Script((ADDER,), 100, opener=opener)
+        Ledger(script).task("math.add", **sealed)
+        assert (len(script.sealed), script.erased) == (1, erased)
 
 
 def test_a_part_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

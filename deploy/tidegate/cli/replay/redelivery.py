@@ -91,9 +91,9 @@ def redelivery(
     here = open_project(project, state)
     speed, seconds = Pace.parse(pace), _seconds(timeout)
     agents = _agents(here, agent or [])
-    with Audit(project, state) as audit:
+    with Audit(project, state) as audit, audit.vault() as keys:
         span = _within(audit.span(since, until), first, last)
-        script = Script(agents, span.last, correlation)
+        script = Script(agents, span.last, correlation, keys)
         _read(audit, span, script, hidden=as_json)
     got = {name for each in script.deliveries for name in each.agents}
     if not got:
@@ -177,7 +177,8 @@ def _read(audit: Audit, span: Span, script: Script, *, hidden: bool) -> None:
 
 def _nothing(span: Span, script: Script) -> str:
     if script.sealed:
-        return f"unreplayable: sealed; all {len(script.sealed)} messages hold personal data"
+        word = "erased" if script.erased == len(script.sealed) else "sealed"
+        return f"unreplayable: {word}; all {len(script.sealed)} messages hold personal data"
     what = "no agent of the project got anything"
     if span.last < span.first:
         return f"{what}: no records"
