@@ -11,14 +11,15 @@ import contextlib
 import multiprocessing
 import os
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from tidegate_bus.appender import MAX_BATCH, FastAppender
 from tidegate_bus.broker import topology
-from tidegate_bus.broker.accounts import REGISTRAR, Identity, configuration
+from tidegate_bus.broker.accounts import NOTARY, REGISTRAR, Identity, configuration
 from tidegate_bus.broker.server import Server
 from tidegate_bus.bulk import Access, BulkReader
 from tidegate_bus.connection import connect
@@ -36,13 +37,16 @@ _ROUNDS = 3
 _ROLES = {
     GATEWAY: Role.GATEWAY,
     REGISTRAR: Role.REGISTRAR,
+    NOTARY: Role.NOTARY,
     OPERATOR: Role.OPERATOR,
 }
 
 
 @contextlib.asynccontextmanager
-async def ledger(folder: Path, records: int, on_progress: OnProgress) -> AsyncGenerator[Access]:
-    """A broker with a ledger of so many records; how to come to it."""
+async def ledger(
+    folder: Path, entries: Iterable[tuple[str, bytes]], on_progress: OnProgress
+) -> AsyncGenerator[Access]:
+    """A broker with a ledger of these subjects and payloads; how to come to it."""
     keyring = Keyring(folder / "keys")
     who = [Identity(name, role, keyring.ensure(name)) for name, role in _ROLES.items()]
     file = folder / "nats.conf"
@@ -54,10 +58,11 @@ async def ledger(folder: Path, records: int, on_progress: OnProgress) -> AsyncGe
             await topology.converge(registrar, limits, [])
         async with await connect(server.url, GATEWAY, keyring.seed(GATEWAY)) as gateway:
             appender = await FastAppender.open(gateway, last=0)
-            made = [(e.subject, e.payload) for e in History().entries(records)]
-            for begin in range(0, len(made), MAX_BATCH):
-                await (await appender.append(made[begin : begin + MAX_BATCH]))
-                on_progress(min(begin + MAX_BATCH, records))
+            done, rest = 0, iter(entries)
+            while batch := list(islice(rest, MAX_BATCH)):
+                await (await appender.append(batch))
+                done += len(batch)
+                on_progress(done)
             await appender.close()
         yield Access(server.url, OPERATOR, keyring.seed(OPERATOR))
     finally:
@@ -66,7 +71,8 @@ async def ledger(folder: Path, records: int, on_progress: OnProgress) -> AsyncGe
 
 async def replay(folder: Path, records: int, on_progress: OnProgress) -> list[Figure]:
     """Read only, with and without a client library; what-if in 1 and 2 processes; verified."""
-    async with ledger(folder, records, on_progress) as access:
+    made = ((e.subject, e.payload) for e in History().entries(records))
+    async with ledger(folder, made, on_progress) as access:
         with BulkReader(access) as reader:
             last = reader.last()
         figures = [

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from tidegate.bench import boundary as account_boundary
 from tidegate.bench import control as controls
 from tidegate.bench import decide as decisions
+from tidegate.bench import evidence as evidences
 from tidegate.bench import load
 from tidegate.bench import replay as replays
 from tidegate.bench.boundary import Plan, Row
@@ -108,6 +109,33 @@ def control(
         return await controls.control(state, rounds, rate, on_progress)
 
     _bench("control", 2 * rounds + 1, measure, as_json)
+
+
+@app.command()
+def evidence(
+    records: Annotated[
+        int, typer.Option(min=1000, max=10_000_000, help="Of the ledger that is exported.")
+    ] = 100_000,
+    leaves: Annotated[
+        int, typer.Option(min=1000, max=100_000_000, help="Of the tree of which proofs are made.")
+    ] = 1_000_000,
+    rate: Annotated[
+        int, typer.Option(min=100, max=100_000, help="Records a second, for the checkpoints.")
+    ] = 10_000,
+    seconds: Annotated[
+        float, typer.Option(min=1, max=600, help="How long they come at that rate.")
+    ] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """What evidence costs in the gateway, and what exports, proofs and checkpoints take."""
+    flow = int(rate * seconds)
+
+    async def measure(folder: Path, on_progress: OnProgress) -> list[Figure]:
+        figures = await evidences.evidence(folder, records, leaves, rate, seconds, on_progress)
+        on_progress(records + leaves + flow)
+        return figures
+
+    _bench("evidence", records + leaves + flow, measure, as_json)
 
 
 @app.command()

@@ -8,23 +8,17 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from msgspec import Raw
-
 from support import OPERATOR, Broker, running_broker
+from tidegate.bench import sealed as sealed_ledger
 from tidegate.bench.history import History
 from tidegate.evidence_keys import SigningKeys, signing_keys, write_trust
 from tidegate.project import Project, load_project
 from tidegate_bus.appender import MAX_BATCH, FastAppender
 from tidegate_bus.bulk import Access, BulkReader
-from tidegate_evidence.checkpoint import Checkpoint
-from tidegate_evidence.note import Note, Signer
-from tidegate_evidence.tiles import TileReader, TileWriter
+from tidegate_evidence.note import Signer
 from tidegate_evidence.tree import leaf_hash
-from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.evidence import EvidenceKeys, KeyRole
-from tidegate_schemas.record import Ingress, Record, Why, decode_record, encode_record
-from tidegate_schemas.subjects import Kind, Verdict, delivery
-from tidegate_schemas.vocabulary import EVIDENCE_KEYS, GATEWAY
+from tidegate_schemas.vocabulary import GATEWAY
 
 NOW = 1_800_000_000 * 10**9
 
@@ -67,7 +61,7 @@ class Sealed:
         """Write a ledger with a past; its last record says which keys are in use."""
         entries = history(records)[: records - 1]
         keys = EvidenceKeys(tuple(self.keys.in_use()))
-        entries.append(announcement(decode_record(entries[-1][1]), keys))
+        entries.append(sealed_ledger.announcement(entries[-1][1], keys))
         await self.write(entries)
 
     async def payloads(self) -> list[bytes]:
@@ -85,43 +79,12 @@ class Sealed:
         seal(self, (altered.get(n, payload) for n, payload in enumerate(payloads, 1)))
 
 
-def announcement(before: Record, keys: EvidenceKeys) -> tuple[str, bytes]:
-    """Subject and payload of the next record, by which the keys become known."""
-    envelope = Envelope.new(EVIDENCE_KEYS, keys, kind="control", to=EVIDENCE_KEYS)
-    made = Record(
-        v=1,
-        log=before.log,
-        seq=before.seq + 1,
-        time=before.time,
-        epoch=before.epoch,
-        ingress=Ingress(before.ingress.seq + 1, 0, before.time),
-        by=str(OPERATOR),
-        kind=Kind.CONTROL,
-        to=EVIDENCE_KEYS,
-        verdict=Verdict.ALLOW,
-        why=Why(("everything",), "permitted", "sha256:0"),
-        envelope=Raw(encode(envelope)),
-    )
-    return delivery(0, Kind.CONTROL, EVIDENCE_KEYS), encode_record(made)
-
-
 def seal(where: Sealed, payloads: Iterable[bytes]) -> None:
     """Sign a ledger that begins with what was signed before."""
-    notary = where.project.state.notary
-    leaves = [leaf_hash(payload) for payload in payloads]
-    size = 0
-    with contextlib.suppress(FileNotFoundError):
-        size = Checkpoint.parse(Note.parse((notary / "checkpoint").read_bytes()).text).size
-    writer = TileWriter(notary, size)
-    writer.extend(leaves[size:])
-    writer.sync()
-    root = TileReader(notary, len(leaves)).frontier().root()
-    text = Checkpoint(f"{where.project.settings.project}/0", len(leaves), root).text()
+    origin = f"{where.project.settings.project}/0"
     signers = [where.signer(role) for role in (KeyRole.WRITER, KeyRole.NOTARY)]
-    note = Note(text).signed(*(signer.sign(text, NOW // 10**9) for signer in signers))
-    notary.mkdir(parents=True, exist_ok=True)
-    (notary / "checkpoint").write_bytes(note.encode())
-    writer.tidy(size)
+    leaves = map(leaf_hash, payloads)
+    sealed_ledger.seal(where.project.state.notary, origin, leaves, signers, NOW // 10**9)
 
 
 @contextlib.asynccontextmanager

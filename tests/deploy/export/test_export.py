@@ -187,6 +187,7 @@ async def test_a_ledger_that_names_no_key_is_not_exported(past: Sealed, tidegate
     empty = await export(tidegate, "out")
     await past.fill(20)
     past.keys.rotate(KeyRole.EXPORT, 0, NOW)
+    past.keys.drop_old(KeyRole.EXPORT, NOW + 1)
     await past.seal()
     other = await export(tidegate, "out")
 

@@ -96,15 +96,16 @@ async def test_row_groups_are_bounded(
     past: Sealed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In rows and in bytes, whatever the records are; none is lost between two."""
+    monkeypatch.setattr(parquet, "PIECE_ROWS", 5)
     monkeypatch.setattr(parquet, "GROUP_ROWS", 100)
-    monkeypatch.setattr(parquet, "GROUP_BYTES", 75_000)
+    monkeypatch.setattr(parquet, "GROUP_BYTES", 72_000)
     await past.fill(900)
     path = await exported(past, tmp_path / "out", Format.PARQUET) / "records.parquet"
     rows = oracles.groups(path)
 
     assert sum(rows) == len(await past.payloads())
     assert max(rows) == 100
-    assert min(rows[:-1]) < 100  # 75,000 bytes of records came first
+    assert min(rows[:-1]) < 100  # 72,000 bytes of records came first
 
 
 async def test_duckdb_verifies_leaf_hashes_and_finds_gaps(past: Sealed, tmp_path: Path) -> None:
