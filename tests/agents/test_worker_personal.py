@@ -177,7 +177,8 @@ async def test_personal_data_cannot_be_sent_without_a_gateway(broker: Broker) ->
 
 def test_an_author_may_say_that_it_is_not_personal_any_more() -> None:
     """What is said because of personal data is personal, unless it says what else it is."""
-    cause = Envelope.new("t", {"n": 1}, dataclassification="personal", datasubject="x.2026-01")
+    named = "0" * 32 + ".2026-01"
+    cause = Envelope.new("t", {"n": 1}, dataclassification="personal", datasubject=named)
     cases: list[tuple[dict[str, Any], tuple[str, str | None]]] = [
         ({}, ("personal", cause.datasubject)),
         ({"dataclassification": "internal"}, ("internal", None)),

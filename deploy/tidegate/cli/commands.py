@@ -46,8 +46,14 @@ async def buses(
                 yield operator, sender
 
 
-async def say(bus: Bus, to: str, data: Any, *, correlation: str | None = None) -> Receipt:
+async def say(bus: Bus, to: str, data: Any, **attributes: Any) -> Receipt:
     """Give a command and wait until it is in force.
+
+    Args:
+        bus: of who gives it.
+        to: the command.
+        data: of it.
+        attributes: of the envelope.
 
     Raises:
         Held: it must be agreed to first.
@@ -62,7 +68,7 @@ async def say(bus: Bus, to: str, data: Any, *, correlation: str | None = None) -
             source="tidegate:cli",
             kind="control",
             to=to,
-            correlationid=correlation,
+            **attributes,
         )
     )
     if receipt.verdict is Verdict.HOLD:

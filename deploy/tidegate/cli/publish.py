@@ -32,6 +32,14 @@ from .console import (
     verdict,
 )
 
+AboutOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SUBJECT",
+        help="The data is about this person: it is personal, and sealed. Several with commas.",
+    ),
+]
+
 
 def publish(
     type: Annotated[
@@ -54,13 +62,7 @@ def publish(
     correlation: Annotated[
         str | None, typer.Option(help="Correlation id, see `tidegate ledger timeline`.")
     ] = None,
-    about: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SUBJECT",
-            help="The data is about this person: it is personal, and sealed. Several with commas.",
-        ),
-    ] = None,
+    about: AboutOption = None,
     source: Annotated[
         str, typer.Option(help="URI reference of where it comes from.")
     ] = "tidegate:cli",
@@ -88,8 +90,7 @@ def publish(
     else:
         assert type is not None
         attributes: dict[str, Any] = {"kind": kind, "to": to, "correlationid": correlation}
-        if about is not None:
-            attributes |= {"dataclassification": PERSONAL, "datasubject": about}
+        attributes |= personal(about)
         raw = msgspec.Raw(json_argument(data, "data"))
         message = Envelope.new(type, raw, id=id, source=source, **attributes)
     if (size := len(encode(message))) > MAX_PAYLOAD:
@@ -104,6 +105,11 @@ def publish(
     )
     if receipt.verdict is Verdict.HOLD:
         out.print(clean(held(receipt)))
+
+
+def personal(about: str | None) -> dict[str, str | None]:
+    """Attributes of what is about somebody."""
+    return {} if about is None else {"dataclassification": PERSONAL, "datasubject": about}
 
 
 async def _publish(

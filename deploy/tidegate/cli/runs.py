@@ -30,7 +30,7 @@ from .console import (
     run,
     table,
 )
-from .publish import json_argument
+from .publish import AboutOption, json_argument, personal
 
 app = group("Start runs of blueprints, look at them, cancel them.")
 
@@ -45,6 +45,7 @@ def start(
     ] = "null",
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the run has ended.")] = False,
     correlation: Annotated[str | None, typer.Option(help="Correlation id of the run.")] = None,
+    about: AboutOption = None,
     principal: AsOption = str(vocabulary.OPERATOR),
     project: ProjectOption = None,
     state: StateOption = None,
@@ -55,7 +56,10 @@ def start(
     With --wait, exit status 1 when it does not succeed.
     """
     given = msgspec.json.decode(json_argument(input, "input"))
-    found = run(_start(blueprint, given, wait, correlation, principal, project, state))
+    attributes = {"correlationid": correlation, **personal(about)}
+    if about:  # where those find it who cannot open the rest
+        attributes["subject"] = blueprint
+    found = run(_start(blueprint, given, wait, attributes, principal, project, state))
     if as_json:
         print_json(found)
     elif wait:
@@ -149,7 +153,7 @@ async def _start(
     blueprint: str,
     given: Any,
     wait: bool,
-    correlation: str | None,
+    attributes: dict[str, str | None],
     principal: str,
     project: Path | None,
     state: Path | None,
@@ -160,7 +164,7 @@ async def _start(
         if blueprint not in fold.active:
             known = ", ".join(sorted(fold.active)) or "none"
             raise InvalidInput(f"no blueprint {blueprint!r} is registered; registered: {known}")
-        receipt = await say(sender, vocabulary.RUN_START, order, correlation=correlation)
+        receipt = await say(sender, vocabulary.RUN_START, order, **attributes)
         name = ""
         async for record in operator.records(seq + 1, follow=True):
             changed = fold.apply(record)

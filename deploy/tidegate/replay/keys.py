@@ -16,7 +16,7 @@ from tidegate_bus.connection import Connection
 from tidegate_schemas import subjects
 from tidegate_schemas.custody import Answer, Seal, SealKey, decode_ask
 from tidegate_schemas.errors import InvalidEnvelope, TidegateError, Unopened
-from tidegate_schemas.personal import KEY_BYTES, PERSONAL, SALT_BYTES, KeyId, key_id, month
+from tidegate_schemas.personal import KEY_BYTES, SALT_BYTES, KeyId, key_id, month
 
 _PSEUDONYM_BYTES = 16
 
@@ -42,9 +42,9 @@ class Keys:
             ask = decode_ask(message.data)
             if not isinstance(ask, Seal):
                 raise Unopened(Unopened.FORBIDDEN, "nothing is opened in a sandbox")
-            answer = Answer(PERSONAL, seal=_key(ask))
+            answer = Answer(seal=_key(ask))
         except (InvalidEnvelope, Unopened) as error:
-            answer = Answer(PERSONAL, why=Unopened.FORBIDDEN, detail=str(error))
+            answer = Answer(why=Unopened.FORBIDDEN, detail=str(error))
         with contextlib.suppress(TidegateError):  # it asks again
             await self._gateway.publish(message.reply, msgspec.json.encode(answer))
 
