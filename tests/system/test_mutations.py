@@ -277,4 +277,6 @@ async def test_altered_tiles_do_not_help(past: Past) -> None:
     finally:
         tile.write_bytes(before)
 
-    assert any("tile/0" in f["detail"] for f in found["findings"])
+    (finding,) = found["findings"]
+    assert (finding["kind"], finding["first"]) == ("file", 0)
+    assert "another root" in finding["detail"]
