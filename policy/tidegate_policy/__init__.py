@@ -8,7 +8,7 @@ window      which envelope ids were seen lately
 heads       the tree of the ledger, and what is signed of it
 trimmer     what is recorded is forgotten by the ingress
 gateway     the shell: read submissions, decide, append, tell the senders
-notary      reads the ledger back, and cosigns what the gateway signed of it
+notary      reads the ledger back, and cosigns what the gateway signed of it (head_reader)
 checkpoints what it has published; alarms, locating: what it keeps of what does not hold
 witness     cosigns for another party what only grows; cosigners: asking it to
 invariants  does a ledger hold what Tidegate promises of it

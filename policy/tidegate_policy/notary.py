@@ -37,6 +37,7 @@ from tidegate_schemas.errors import LedgerGap, TidegateError, VerificationError
 from .alarms import Alarms, Finding, Located, What
 from .checkpoints import Checkpoints
 from .cosigners import Answers, Cosigners
+from .head_reader import Head, HeadReader, Mark
 from .locating import first_changed, records
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.notary")
@@ -88,27 +89,6 @@ class _Own(msgspec.Struct):
     log: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Head:
-    """What the writer published, its signature verified."""
-
-    note: Note
-    checkpoint: Checkpoint
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """What somebody published as a head: a root, to be compared before the signature is verified.
-
-    Of those of our own checkpoint it need not be: whose key it was may be gone.
-    """
-
-    root: bytes
-    data: bytes
-    ours: bool = False
-
-
 class _Mismatch(Exception):
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding.detail)
@@ -139,6 +119,7 @@ class Notary:
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._reader = BulkReader(access)
+        self._heads = HeadReader(self._reader, settings.log, settings.writers)
         self._folder = folder
         self._settings = settings
         self._health = health
@@ -150,7 +131,9 @@ class Notary:
         self._stopping = False
         self._seen = 0
         """Sequence of the head that was looked at last."""
-        self._head: _Head | None = None
+        self._head: Head | None = None
+        self._ahead: dict[int, list[Mark]] = {}
+        """What was signed of more records than the newest head, by size."""
         self._last = 0
         self._published: tuple[Note, Checkpoint] | None = None
         self._tree: TileWriter | None = None
@@ -238,7 +221,7 @@ class Notary:
         if self._proof:
             raise _Mismatch(self._proof)
         self._open()
-        newest, self._last = self._reader.newest_head(), self._reader.last()
+        newest, self._last = self._heads.newest(), self._reader.last()
         covered = self._published[1].size if self._published else 0
         if self._last < covered:
             raise self._mismatch(
@@ -253,7 +236,14 @@ class Notary:
             if head.checkpoint.size > self._frontier.size:
                 self._extend(head, marks)
             elif not self._is_past(head.checkpoint.size, head.checkpoint.root):
-                raise self._contradiction(head)
+                raise self._contradiction(head.checkpoint.size, head.data)
+            # What was signed of records that are still to come is compared when they have come.
+            self._ahead = {
+                size: signed
+                for size, found in marks.items()
+                if size > head.checkpoint.size
+                and (signed := [mark for mark in found if self._heads.signed(mark)])
+            }
             self._seen, self._head = newest.seq, head
         if self._head and self._is_news(self._head):
             self._publish(self._head)
@@ -283,7 +273,8 @@ class Notary:
         except VerificationError as error:
             self._set_tiles_aside(str(error))
             frontier, tree = Frontier(), TileWriter(self._folder)
-        self._frontier, self._tree, self._seen, self._head = frontier, tree, 0, None
+        self._frontier, self._tree = frontier, tree
+        self._seen, self._head, self._ahead = 0, None, {}
         SIZE.set(size)
 
     def _forget(self) -> None:
@@ -306,34 +297,20 @@ class Notary:
 
     # What the writer says
 
-    def _verified(self, entry: Entry) -> _Head:
+    def _verified(self, entry: Entry) -> Head:
         """The head inside of a message.
 
         Raises:
             _Mismatch: it is none that the writer signed.
         """
         try:
-            note = Note.parse(entry.payload)
-            if not self._writers_of(note):
-                raise VerificationError("no key of the writer signed it")
-            checkpoint = Checkpoint.parse(note.text)
-            if checkpoint.origin != self._settings.log:
-                raise VerificationError(f"it is of the log {checkpoint.origin}")
+            return self._heads.verified(entry.payload)
         except VerificationError as error:
             raise self._mismatch(
                 What.HEAD, f"what the writer published last is no head of it: {error}", entry
             ) from error
-        return _Head(note, checkpoint, entry.payload)
 
-    def _writers_of(self, note: Note) -> list[Verifier]:
-        """The keys of the writer that signed a note.
-
-        Raises:
-            VerificationError: a signature of one is there and does not verify.
-        """
-        return [key for key in self._settings.writers() if key.check(note) is not None]
-
-    def _between(self, newest: int) -> dict[int, list[_Mark]]:
+    def _between(self, newest: int) -> dict[int, list[Mark]]:
         """Heads since the last look, by size; their signatures are not checked yet.
 
         They tell where the first difference is, and whether the writer signed two histories.
@@ -341,25 +318,14 @@ class Notary:
         Raises:
             _Mismatch: one is of records that were checked, and of others than these.
         """
-        found: dict[int, list[_Mark]] = {}
+        found = self._ahead
         after = self._seen if self._seen < newest else 0
-        for entries in self._reader.heads(after):
+        for size, mark in self._heads.since(after):
             self._go_on()
-            for entry in entries:
-                try:
-                    text = entry.payload.partition(b"\n\n")[0].decode()
-                    checkpoint = Checkpoint.parse(f"{text}\n")
-                except (VerificationError, UnicodeDecodeError):
-                    continue  # only the newest one has to be good
-                size, root = checkpoint.size, checkpoint.root
-                if size > self._frontier.size:
-                    found.setdefault(size, []).append(_Mark(root, entry.payload))
-                elif (
-                    after
-                    and not self._is_past(size, root)
-                    and (signed := self._signed(entry.payload))
-                ):
-                    raise self._contradiction(signed)
+            if size > self._frontier.size:
+                found.setdefault(size, []).append(mark)
+            elif after and not self._is_past(size, mark.root) and self._heads.signed(mark):
+                raise self._contradiction(size, mark.data)
         return found
 
     def _is_past(self, size: int, root: bytes) -> bool:
@@ -369,24 +335,17 @@ class Notary:
             return root == self._frontier.root()
         return root == tree_hash(size, TileReader(self._folder, whole).node)
 
-    def _contradiction(self, head: _Head) -> _Mismatch:
+    def _contradiction(self, size: int, data: bytes) -> _Mismatch:
         """The writer signed something else than it has signed before."""
-        size, checked = head.checkpoint.size, self._frontier.size
+        checked = self._frontier.size
         if size == checked:
             what, detail = What.FORK, f"the writer signed two histories of {size} records"
         else:
             what = What.ROLLBACK
             detail = f"the writer signed {checked} records, and then {size} that do not begin them"
-        return self._mismatch(what, detail, Entry(0, head.data))
+        return self._mismatch(what, detail, Entry(0, data))
 
-    def _signed(self, data: bytes) -> _Head | None:
-        """The head inside of a message; None where the writer did not sign it."""
-        try:
-            return self._verified(Entry(0, data))
-        except _Mismatch:
-            return None
-
-    def _is_news(self, head: _Head) -> bool:
+    def _is_news(self, head: Head) -> bool:
         """Whether there is something to publish: more records, or more signatures."""
         if self._published is None:
             return True
@@ -395,7 +354,7 @@ class Notary:
             return head.checkpoint.size > checkpoint.size
         signed = {(signature.name, signature.key_id) for signature in note.signatures}
         could = [
-            *self._writers_of(head.note),
+            *self._heads.keys_of(head.note),
             *(signer.verifier for signer in self._settings.signers()),
             *self._cosigners.ready(),
         ]
@@ -403,7 +362,7 @@ class Notary:
 
     # What the broker says
 
-    def _extend(self, head: _Head, marks: dict[int, list[_Mark]]) -> None:
+    def _extend(self, head: Head, marks: dict[int, list[Mark]]) -> None:
         """Read the records up to a head; keep their hashes if they lead to it.
 
         Raises:
@@ -412,7 +371,7 @@ class Notary:
         assert self._tree
         size, root = head.checkpoint.size, head.checkpoint.root
         stops = {at: found for at, found in marks.items() if at <= size}
-        stops.setdefault(size, []).append(_Mark(root, head.data))  # it may be gone meanwhile
+        stops.setdefault(size, []).append(Mark(root, head.data))  # it may be gone meanwhile
         frontier = self._frontier.copy()
         with SpooledTemporaryFile(_SPOOL_BYTES, dir=str(self._folder)) as spool:
             try:
@@ -430,12 +389,12 @@ class Notary:
         self._frontier = frontier
 
     def _fold(
-        self, frontier: Frontier, size: int, stops: dict[int, list[_Mark]], spool: IO[bytes]
+        self, frontier: Frontier, size: int, stops: dict[int, list[Mark]], spool: IO[bytes]
     ) -> None:
         if self._published and self._published[1].size > frontier.size:
             # What is read anew leads to what was published.
             note, ours = self._published
-            stops.setdefault(ours.size, []).append(_Mark(ours.root, note.encode(), ours=True))
+            stops.setdefault(ours.size, []).append(Mark(ours.root, note.encode(), ours=True))
         order = deque(sorted(at for at in stops if at <= size))
         good = frontier.size
         for entries in self._reader.read(frontier.size + 1, size):
@@ -469,7 +428,7 @@ class Notary:
                 {f"record-{entry.seq}": entry.payload},
             )
 
-    def _compare(self, frontier: Frontier, marks: list[_Mark], good: int) -> None:
+    def _compare(self, frontier: Frontier, marks: list[Mark], good: int) -> None:
         """See whether heads of this size have the root of what was read.
 
         Args:
@@ -481,14 +440,10 @@ class Notary:
             _Mismatch: one that the writer signed has another root.
         """
         root, size = frontier.root(), frontier.size
-        others = [
-            mark.data
-            for mark in marks
-            if mark.root != root and (mark.ours or self._signed(mark.data))
-        ]
+        others = [mark.data for mark in marks if mark.root != root and self._heads.signed(mark)]
         if not others:
             return
-        agreeing = [mark.data for mark in marks if mark.root == root and self._signed(mark.data)]
+        agreeing = [mark.data for mark in marks if mark.root == root and self._heads.signed(mark)]
         if agreeing:
             raise self._mismatch(
                 What.FORK,
@@ -506,10 +461,10 @@ class Notary:
 
     # What is published
 
-    def _publish(self, head: _Head) -> None:
+    def _publish(self, head: Head) -> None:
         before = self._published[1].size if self._published else 0
         checkpoint, now = head.checkpoint, self._now()
-        keys = self._writers_of(head.note)
+        keys = self._heads.keys_of(head.note)
         known = {(key.name, key.key_id) for key in keys}
         signed = Note(
             head.note.text, tuple(s for s in head.note.signatures if (s.name, s.key_id) in known)

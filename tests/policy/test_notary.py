@@ -231,6 +231,27 @@ async def test_a_proof_of_two_histories_stands_until_somebody_starts_it_anew(
     assert office.checkpoint.size == 6
 
 
+async def test_what_was_signed_of_records_to_come_is_compared_when_they_come(
+    office: Office, writer: Writer
+) -> None:
+    """Also if heads of fewer records came after it, and were good."""
+    await writer.append(5)
+    forged = [*writer.sent, *(record(s, "forged") for s in (6, 7, 8))]
+    ahead = await writer.sign(forged)
+    for _ in range(2):
+        await writer.sign()
+        assert await office.look()
+        await writer.append(1)
+    await writer.append(2)
+    await writer.sign()
+
+    assert not await office.look()
+
+    ((what, place),) = office.alarms
+    assert (what, office.located()) == ("root", (7, 8))
+    assert (place / "head").read_bytes() == ahead
+
+
 async def test_what_was_published_counts_though_the_key_is_gone(
     broker: Broker, office: Office, writer: Writer
 ) -> None:
