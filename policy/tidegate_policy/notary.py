@@ -44,7 +44,7 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.notary")
 
 _LOOK_SECONDS = 0.1
 """How often it looks for a newer head."""
-_CADENCE_SECONDS = 0.4
+_CADENCE_SECONDS = 0.25
 """How soon one checkpoint follows another: each costs some writes that the disk must confirm."""
 _RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 8.0
