@@ -50,11 +50,9 @@ def columns(path: Path) -> dict[str, tuple[str, bool, str]]:
 
 
 def ask(query: str) -> Any:
-    """The one value that DuckDB answers with."""
+    """The one row that DuckDB answers with."""
     with duckdb.connect() as database:
-        row = database.execute(query).fetchone()
-    assert row
-    return row[0]
+        return database.execute(query).fetchone()
 
 
 @cache
