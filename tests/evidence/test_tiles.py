@@ -1,5 +1,6 @@
 """Tiles: the hashes of a tree as files."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,25 @@ def test_missing_and_damaged_tiles_are_named(tmp_path: Path) -> None:
     for number in (0, 1):
         with pytest.raises(VerificationError, match=f"tile/0/00{number}"):
             reader.tile(0, number)
+
+
+def test_a_tile_that_gives_way_while_it_is_looked_for_is_found(tmp_path: Path) -> None:
+    """A notary goes on while somebody reads; that is no damage."""
+    writer = TileWriter(tmp_path)
+
+    def grow() -> None:
+        before = writer.size
+        writer.extend(LEAVES[before : before + 10])
+        writer.sync()
+        writer.tidy(before)
+
+    class Slow(TileReader):
+        def _candidates(self, level: int, number: int, width: int) -> Iterator[Path]:
+            found = list(super()._candidates(level, number, width))
+            if writer.size == 20:
+                grow()
+            yield from found
+
+    grow()
+    grow()
+    assert Slow(tmp_path, 10).tile(0, 0) == LEAVES[:10]
