@@ -10,6 +10,7 @@ import contextlib
 import ssl
 from collections.abc import Callable, Generator
 from typing import Any
+from urllib.parse import ParseResult
 from weakref import WeakSet
 
 import nats.errors
@@ -20,6 +21,7 @@ from nats.aio.transport import TcpTransport
 
 from .broker.tls import disagreement
 from .identity.credentials import Credentials
+from .tasks import end
 
 _SPARED = ("permissions violation", "stale connection")
 
@@ -42,7 +44,7 @@ class NatsClient(Client):
         super().__init__()
         self._credentials = credentials
         self._tls = tls
-        self._transport = _Transport()
+        self._stream = self._transport = _Transport()
         self._passing: WeakSet[Subscription] = WeakSet()
 
     def let_pass(self, subscription: Subscription) -> None:
@@ -140,34 +142,86 @@ class NatsClient(Client):
             await super()._process_connect_init()
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
-        try:
-            await super()._close(status, do_cbs)
-        except OSError:  # what is buffered cannot be sent, and nats-py stops half-way
-            self._pending.clear()
-            self._pending_data_size = 0
-            self._status = Client.DISCONNECTED
-            await super()._close(status, do_cbs)
+        # Where nats-py is cancelled, or cannot send what is buffered, it stops half-way, and takes
+        # itself for closed from then on: the socket stays, and what is at work on it.
+        with _cancellable():
+            while True:
+                try:
+                    await self._end_reconnecting()
+                    await super()._close(status, do_cbs)
+                    break
+                except (OSError, asyncio.CancelledError):
+                    self._pending.clear()
+                    self._pending_data_size = 0
+                    self._stream.abort()
+                    self._status = Client.DISCONNECTED
+            # After a first attempt that failed it takes itself for closed too, whatever the second
+            # one had opened when it was given up.
+            self._stream.close()  # type: ignore[no-untyped-call]  # nats-py
+
+    async def _end_reconnecting(self) -> None:
+        # nats-py waits a moment for the end of an attempt, not for what comes of it. One that has
+        # just come through would open the closed connection again.
+        while (task := self._reconnection_task) and not task.done():
+            if task is asyncio.current_task():
+                break
+            await end(task)
 
 
 class _Transport(TcpTransport):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # nats-py
 
-    async def connect_tls(self, *arguments: Any, **options: Any) -> None:
-        assert self._io_writer
-        bare = self._io_writer.transport.get_protocol()
+    def abort(self) -> None:
+        """Close it at once; what is not sent by now is not sent any more."""
+        for writer in (self._io_writer, self._bare_io_writer):
+            if writer:
+                writer.transport.abort()
+
+    async def connect(self, *arguments: Any, **options: Any) -> None:
+        self.abort()  # nats-py drops what an attempt that failed had opened
         try:
-            await super().connect_tls(*arguments, **options)
+            with _cancellable():
+                await super().connect(*arguments, **options)
+        except BaseException:
+            self.abort()
+            raise
+
+    async def wait_closed(self) -> None:
+        # Whoever is cancelled here would cancel it for whoever comes later, and nats-py does:
+        # a second attempt to reconnect, or a second closing, would die of it.
+        await asyncio.shield(super().wait_closed())  # type: ignore[no-untyped-call]  # nats-py
+
+    async def connect_tls(
+        self,
+        uri: str | ParseResult,
+        ssl_context: ssl.SSLContext,
+        buffer_size: int,
+        connect_timeout: int,
+    ) -> None:
+        # nats-py does not tell the new stream of its transport: then nothing holds back a broker
+        # that sends faster than is read, and asyncio warns of each connection's end. Nor does it
+        # see that there is none where the connection is lost as soon as the handshake is made.
+        assert self._io_writer
+        loop, raw = asyncio.get_running_loop(), self._io_writer.transport
+        bare = raw.get_protocol()
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        host = uri if isinstance(uri, str) else uri.hostname
+        try:
+            transport = await asyncio.wait_for(
+                loop.start_tls(raw, protocol, ssl_context, server_hostname=host), connect_timeout
+            )
+            if transport is None:
+                raise ConnectionResetError("connection lost in the handshake")
         except BaseException:
             # Its transport has gone over to TLS: nobody else tells the stream of its end, which
             # nats-py waits for, without end itself.
             bare.connection_lost(None)
             raise
-        # nats-py does not tell the new stream of its transport: then nothing holds back a broker
-        # that sends faster than is read, and asyncio warns of each connection's end.
-        transport = self._io_writer.transport
-        if protocol := transport.get_protocol():  # there is none any more of a lost connection
-            protocol.connection_made(transport)
+        protocol.connection_made(transport)
+        self._io_reader = reader
+        self._io_writer = asyncio.StreamWriter(transport, protocol, reader, loop)
 
     def __bool__(self) -> bool:  # nats-py makes a transport of its own where there is none
         return True

@@ -32,7 +32,8 @@ Listener = Callable[[], object]
 
 _FLUSH_SECONDS = 1.0
 """How long a sender waits for a broker that takes nothing, once the buffer is full."""
-
+_CLOSE_SECONDS = 2.0
+"""How long a broker that takes nothing can hold up a flush at the end, and then the end."""
 
 _REFUSED_SECONDS = 1.0
 """Pause before the next attempt, after one that was refused for its key or a certificate."""
@@ -194,15 +195,22 @@ class Connection:
         return msgspec.convert(answer["state"], StreamState, strict=False)
 
     async def close(self) -> None:
-        """Send what is buffered and disconnect."""
+        """Send what is buffered and disconnect.
+
+        Nothing stays open, also when it is cancelled, or when the broker takes nothing for some
+        seconds; what is buffered is lost then.
+        """
         self._closing = True
-        if self.nats.is_connected:
-            try:
-                async with asyncio.timeout(2.0):
+        try:
+            if self.nats.is_connected:
+                async with asyncio.timeout(_CLOSE_SECONDS):
                     await self.nats.flush()
-            except (nats.errors.Error, TimeoutError):
-                pass  # the broker is gone; there is nothing left to send it
-        await self.nats.close()
+        except (nats.errors.Error, TimeoutError):
+            pass  # the broker is gone, or stands still
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await self.nats.close()
 
     def _credentials(self) -> Credentials:
         try:

@@ -193,17 +193,20 @@ async def cutting(url: str, *limits: int) -> AsyncGenerator[tuple[str, list[int]
         async def up() -> None:
             while data := await reader.read(65536):
                 to_broker.write(data)
+            to_broker.close()
 
         sending = asyncio.create_task(up())
-        while data := await theirs.read(65536):
-            rest = None if limit is None else limit - came[number]
-            writer.write(data[:rest])
-            came[number] += len(data[:rest])
-            if rest is not None and len(data) >= rest:
-                break
-        sending.cancel()
-        to_broker.close()
-        writer.close()
+        try:
+            while data := await theirs.read(65536):
+                rest = None if limit is None else limit - came[number]
+                writer.write(data[:rest])
+                came[number] += len(data[:rest])
+                if rest is not None and len(data) >= rest:
+                    break
+        finally:
+            sending.cancel()
+            to_broker.close()
+            writer.close()
 
     server = await asyncio.start_server(forward, "127.0.0.1", 0)
     async with server:

@@ -10,9 +10,9 @@ import signal
 import pytest
 from nats.aio.msg import Msg
 
-from support import ADMIN, INTRUDER, PUBLISHER, Broker, until
+from support import ADMIN, INTRUDER, PUBLISHER, Broker, nothing_left, until
 from tidegate_bus.broker.accounts import MAX_PAYLOAD
-from tidegate_bus.connection import Connection
+from tidegate_bus.connection import Connection, connect
 from tidegate_bus.identity.keyring import Keyring
 from tidegate_schemas.subjects import ingress_stream, submission
 
@@ -107,6 +107,63 @@ async def test_a_connection_can_be_closed_with_messages_that_cannot_be_sent(
     await connection.close()
     assert connection.nats.is_closed
     assert connection.nats.pending_data_size == 0
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_closed_connection_stays_closed_when_a_reconnect_comes_through(
+    broker: Broker, turns: int
+) -> None:
+    """Nothing of an attempt goes on whose last answer comes together with the end.
+
+    nats-py begins to read then, takes the end of the stream for an error, and reconnects for ever.
+    """
+    async with nothing_left():
+        connection = await connect(broker.url, PUBLISHER, broker.keyring.seed(PUBLISHER))
+        async with broker.paused():
+            await connection.nats.force_reconnect()
+            await until(lambda: connection.nats.is_connecting)
+            answer(connection, b'INFO {"nonce":"once","max_payload":1000}\r\n')
+            await until(lambda: connection.nats.max_payload == 1000)
+            answer(connection, b"PONG\r\n")
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await connection.close()
+
+    assert connection.nats.is_closed
+
+
+def answer(connection: Connection, line: bytes) -> None:
+    """Say something in place of the broker."""
+    reader = connection.nats._stream._io_reader  # pyright: ignore
+    assert reader
+    reader.feed_data(line)
+
+
+async def test_attempts_to_reconnect_that_fail_leave_nothing_open(broker: Broker) -> None:
+    """Each stream is closed before the next one is opened; nats-py forgets it, and Python warns."""
+    came, ended, known = 0, 0, asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal came, ended
+        assert came == ended
+        came += 1
+        if came == 1:
+            writer.write(b'INFO {"nonce":"once","max_payload":1000}\r\n')
+            await reader.readuntil(b"PING\r\n")
+            writer.write(b"PONG\r\n")
+            await known.wait()
+        else:
+            writer.write(b"Who is there?\r\n")
+            await reader.read()
+        writer.close()
+        ended += 1
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with await connect(url, PUBLISHER, broker.keyring.seed(PUBLISHER)):
+            known.set()
+            await until(lambda: came == 5)
+        await until(lambda: ended == came)
 
 
 async def test_an_error_of_the_broker_does_not_close_the_connection_for_good(

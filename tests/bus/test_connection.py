@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -12,10 +13,12 @@ import pytest
 from nats.aio.msg import Msg
 from structlog.testing import capture_logs
 
-from support import ADMIN, AGENT, INTRUDER, PUBLISHER, Broker, until
+from support import ADMIN, AGENT, INTRUDER, PUBLISHER, Broker, nothing_left, until
+from tidegate_bus import connection as module
 from tidegate_bus.broker.accounts import MAX_PAYLOAD
 from tidegate_bus.connection import ApiError, Connection, connect
 from tidegate_bus.identity.keyring import Keyring
+from tidegate_bus.tasks import end
 from tidegate_schemas import subjects
 from tidegate_schemas.errors import InvalidInput, NotConnected, Unavailable
 
@@ -222,6 +225,64 @@ async def test_a_subscription_may_end_with_its_connection(broker: Broker) -> Non
     await listener.drain(subscription)
 
     assert got == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("reconnecting", [False, True])
+async def test_closing_can_be_cancelled_at_any_moment(broker: Broker, reconnecting: bool) -> None:
+    """Nothing stays open, nothing goes on, and listeners hear of the end."""
+    for turns in range(1, 12):
+        heard: list[int] = []
+        async with nothing_left():
+            connection = await connect(broker.url, AGENT, broker.keyring.seed(AGENT))
+            connection.on_reconnect(functools.partial(heard.append, turns))
+            await connection.listen(f"{subjects.inbox(AGENT)}.news", collector([]))
+            if reconnecting:
+                await connection.nats.force_reconnect()
+            closing = asyncio.create_task(connection.close())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            closing.cancel()
+            await asyncio.wait({closing})
+
+        assert connection.nats.is_closed
+        assert heard == [turns]
+
+
+async def test_who_is_ended_while_it_closes_leaves_nothing_open(broker: Broker) -> None:
+    """The broker stands still, so that its owner waits for it, and is cancelled again."""
+    async with nothing_left():
+        connection = await connect(broker.url, AGENT, broker.keyring.seed(AGENT))
+
+        async def own() -> None:
+            async with connection:
+                await asyncio.Event().wait()
+
+        owner = asyncio.create_task(own())
+        await asyncio.sleep(0)
+        async with broker.paused():
+            await end(owner)
+
+    assert connection.nats.is_closed
+
+
+async def test_closing_ends_although_the_broker_takes_nothing(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has not taken after some seconds is lost."""
+    monkeypatch.setattr(module, "_CLOSE_SECONDS", 0.1)
+    async with nothing_left():
+        connection = await connect(broker.url, INTRUDER, broker.keyring.seed(INTRUDER))
+
+        async def send() -> None:
+            while True:
+                await connection.publish("news", bytes(MAX_PAYLOAD))
+
+        async with broker.paused():
+            sender = asyncio.create_task(send())
+            await until(lambda: connection.nats.pending_data_size > 2 * MAX_PAYLOAD)
+            await end(sender)
+            async with asyncio.timeout(10.0):
+                await connection.close()
 
 
 async def closed(broker: Broker) -> Connection:

@@ -348,6 +348,30 @@ async def test_what_is_renewed_on_disk_takes_effect_with_a_restart(
     assert shown != before["server.pem"].strip()
 
 
+async def test_a_connection_that_is_lost_as_a_handshake_ends_is_tried_again(
+    mutual: SecureBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python gives no stream then, and says nothing; nats-py would reconnect no more."""
+    connection, loop = await mutual.connect(ADMIN), asyncio.get_running_loop()
+    shake_hands, lost = loop.start_tls, 0
+
+    async def start_tls(transport: asyncio.Transport, *others: Any, **options: Any) -> Any:
+        nonlocal lost
+        made = await shake_hands(transport, *others, **options)
+        if lost == 2:
+            return made
+        lost += 1
+        transport.abort()
+        return None
+
+    monkeypatch.setattr(loop, "start_tls", start_tls)
+    await connection.nats.force_reconnect()
+    await until(lambda: connection.nats.is_connected)
+
+    assert lost == 2
+    assert (await connection.stream_state(INGRESS)).messages == 0
+
+
 def shown_by(broker: SecureBroker) -> str:
     """The certificate that a broker shows, in PEM."""
     with socket.create_connection(("127.0.0.1", broker.server.port)) as link:

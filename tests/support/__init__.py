@@ -15,7 +15,7 @@ from .broker import (
     running_broker,
 )
 from .raw import Raw
-from .waiting import until
+from .waiting import nothing_left, until
 
 __all__ = [
     "ADMIN",
@@ -29,6 +29,7 @@ __all__ = [
     "TOPIC",
     "Broker",
     "Raw",
+    "nothing_left",
     "running_broker",
     "until",
 ]
