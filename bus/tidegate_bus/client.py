@@ -47,6 +47,11 @@ class NatsClient(Client):
         self._stream = self._transport = _Transport()
         self._passing: WeakSet[Subscription] = WeakSet()
 
+    @property
+    def link(self) -> object:
+        """What is connected now: another thing after each reconnect, and None in between."""
+        return self._stream.writer if self.is_connected else None
+
     def let_pass(self, subscription: Subscription) -> None:
         """Do not subscribe to it again after a reconnect; what has arrived is still received."""
         self._passing.add(subscription)
@@ -171,6 +176,11 @@ class NatsClient(Client):
 class _Transport(TcpTransport):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # nats-py
+
+    @property
+    def writer(self) -> object:
+        """Of the stream that was opened last."""
+        return self._io_writer
 
     def abort(self) -> None:
         """Close it at once; what is not sent by now is not sent any more."""

@@ -38,6 +38,12 @@ _CLOSE_SECONDS = 2.0
 _REFUSED_SECONDS = 1.0
 """Pause before the next attempt, after one that was refused for its key or a certificate."""
 
+_NOBODY_SECONDS = 2.0
+"""How long a question that nobody is there to answer is asked again."""
+
+_AGAIN_SECONDS = 0.02
+"""Between two times; reading a configuration again takes the broker some milliseconds."""
+
 
 class ApiError(Unavailable):
     """JetStream refused an API call.
@@ -167,12 +173,23 @@ class Connection:
     async def request(self, subject: str, payload: bytes, *, timeout: float = 5.0) -> bytes:
         """Ask, and return what is answered.
 
+        Where nobody is there to answer, it asks again for a moment: so it is for all of JetStream
+        while nats-server reads its configuration again. Nobody has got the question then, so that
+        nothing is done twice.
+
         Raises:
             Unavailable: nobody answered in time, or this principal may not ask; or the
                 connection was lost meanwhile, and perhaps the answer with it.
         """
-        asking = asyncio.create_task(self.nats.request(subject, payload, timeout=timeout))
-        unlisten = self.on_reconnect(asking.cancel)
+        asking = asyncio.create_task(self._ask(subject, payload, timeout))
+        asked = self.nats.link
+
+        def lost() -> None:
+            # Who asks as soon as it is there again may be sooner than the news of it.
+            if asked is None or asked is not self.nats.link:
+                asking.cancel()
+
+        unlisten = self.on_reconnect(lost)
         try:
             await asyncio.wait({asking})
         finally:
@@ -184,6 +201,17 @@ class Connection:
             return asking.result().data
         except (nats.errors.Error, TimeoutError) as error:
             raise Unavailable(f"no answer to {subject} ({self.principal}): {error}") from error
+
+    async def _ask(self, subject: str, payload: bytes, timeout: float) -> Msg:
+        clock = asyncio.get_running_loop().time
+        give_up = clock() + min(timeout, _NOBODY_SECONDS)
+        while True:
+            try:
+                return await self.nats.request(subject, payload, timeout=timeout)
+            except nats.errors.NoRespondersError:
+                if clock() >= give_up:
+                    raise
+            await asyncio.sleep(_AGAIN_SECONDS)
 
     async def stream_state(self, stream: str) -> StreamState:
         """First and last sequence and size of a stream.

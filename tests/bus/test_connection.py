@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import json
 import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -109,12 +111,49 @@ async def test_an_error_of_jetstream_has_its_code(broker: Broker) -> None:
     assert isinstance(caught.value, Unavailable)
 
 
-async def test_a_question_that_nobody_answers_is_unavailable_at_once(broker: Broker) -> None:
-    """No responders is an answer: the timeout is not waited for."""
+async def test_a_question_that_nobody_is_there_to_answer_is_unavailable_soon(
+    broker: Broker,
+) -> None:
+    """It is asked again for a moment; the timeout is not waited for."""
     connection = await broker.connect(ADMIN)
-    async with asyncio.timeout(2.0):
+    async with asyncio.timeout(10.0):
         with pytest.raises(Unavailable, match=r"nobody\.at\.home"):
-            await connection.api("nobody.at.home", timeout=30.0)
+            await connection.api("nobody.at.home", timeout=60.0)
+
+
+async def test_a_question_is_answered_by_who_comes_a_moment_later(broker: Broker) -> None:
+    """Nobody has got it before, so that it is asked again."""
+    connection = await broker.connect(INTRUDER)
+    asking = asyncio.create_task(connection.api("nobody.yet"))
+    await until(lambda: connection.nats.stats["in_msgs"] > 0)
+
+    async def answer(message: Msg) -> None:
+        await connection.publish(message.reply, b'{"is": "here"}')
+
+    await connection.listen("nobody.yet", answer)
+
+    assert await asking == {"is": "here"}
+
+
+async def test_a_question_is_answered_also_while_the_configuration_is_read_again(
+    broker: Broker,
+) -> None:
+    """nats-server says meanwhile that nobody is there: it takes JetStream from the account."""
+    connection = await broker.connect(ADMIN)
+    file = broker.folder / "nats.conf"
+    document = json.loads(file.read_text())
+    document["accounts"] |= {f"many{number}": {} for number in range(1000)}  # it takes longer then
+
+    async def read_again() -> None:
+        for number in range(20):
+            document["accounts"][f"guest{number}"] = {}
+            file.write_text(json.dumps(document))
+            await broker.server.reload()
+
+    reading = asyncio.create_task(read_again())
+    while not reading.done():
+        await asyncio.gather(*(connection.api(STREAM_INFO) for _ in range(20)))
+    await reading
 
 
 async def test_a_question_over_a_lost_connection_is_not_waited_for(broker: Broker) -> None:
@@ -128,6 +167,31 @@ async def test_a_question_over_a_lost_connection_is_not_waited_for(broker: Broke
     async with asyncio.timeout(5.0):
         with pytest.raises(Unavailable, match="reconnected"):
             await asking
+
+
+async def test_a_question_over_a_new_connection_is_not_taken_for_one_over_the_old(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can be asked before the news of the reconnect is told."""
+    connection, back = await broker.connect(ADMIN), asyncio.Event()
+    flush, asked = connection.nats.flush, list[asyncio.Task[Any]]()
+    connection.on_reconnect(back.set)
+    async with contextlib.AsyncExitStack() as standing_still:
+
+        async def flush_and_ask(timeout: float = 10) -> None:
+            await flush(timeout)
+            await standing_still.enter_async_context(broker.paused())
+            before = connection.nats.stats["out_msgs"]
+            asked.append(asyncio.create_task(connection.api(STREAM_INFO)))
+            await until(lambda: connection.nats.stats["out_msgs"] > before)
+
+        monkeypatch.setattr(connection.nats, "flush", flush_and_ask)
+        await connection.nats.force_reconnect()
+        await back.wait()
+        monkeypatch.undo()
+    (asking,) = asked
+
+    assert (await asking)["state"]["messages"] == 0
 
 
 async def test_listeners_hear_of_each_reconnect_until_they_are_taken_off(broker: Broker) -> None:
