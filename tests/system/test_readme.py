@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,7 +100,7 @@ def test_the_demo_prints_what_the_readme_shows() -> None:
 @pytest.mark.timeout(180)
 def test_the_project_tour_goes_as_shown(tmp_path: Path) -> None:
     """Every command of the tour runs in order and prints what is shown."""
-    first, second, third, fourth = _blocks("console")
+    first, second, third, evidence, stranger, personal, replay, identities = _blocks("console")
     folder = tmp_path
     up: subprocess.Popen[str] | None = None
     log = tmp_path / "up.log"
@@ -124,7 +126,14 @@ def test_the_project_tour_goes_as_shown(tmp_path: Path) -> None:
             _assert_shows(expected, output)
         assert statuses == [0, 3, 2, 0, 0]
         _check_program(folder)
-        for command, expected in _transcript(third.text + fourth.text):
+        for command, expected in _transcript(third.text + evidence.text):
+            status, output = _run(command, folder)
+            assert status == 0, output
+            _assert_shows(expected, output)
+        _check_as_a_stranger(stranger.text, folder, tmp_path / "elsewhere")
+        for command, expected in _transcript(personal.text + replay.text + identities.text):
+            if "timeline private" in command:
+                asyncio.run(until(lambda c=command: "ends run" in _run(c, folder)[1]))
             status, output = _run(command, folder)
             assert status == 0, output
             _assert_shows(expected, output)
@@ -138,11 +147,22 @@ def test_the_project_tour_goes_as_shown(tmp_path: Path) -> None:
             assert up.wait(60) == 0, log.read_text()
 
 
-def _run(command: str, folder: Path) -> tuple[int, str]:
+def _check_as_a_stranger(text: str, project: Path, folder: Path) -> None:
+    """What somebody does who has a copy of the export, and the writer's key from elsewhere."""
+    shutil.copytree(project / "audit", folder / "audit")
+    keys = json.loads(_run("tidegate evidence keys --json", project)[1])
+    (key,) = (one["key"] for one in keys if one["role"] == "writer")
+    for command, expected in _transcript(text):
+        status, output = _run(command, folder, KEY=key)
+        assert status == 0, output
+        _assert_shows(expected, output)
+
+
+def _run(command: str, folder: Path, **variables: str) -> tuple[int, str]:
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=folder,
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, **variables},
         capture_output=True,
         text=True,
         timeout=60,
