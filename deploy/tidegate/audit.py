@@ -12,9 +12,9 @@ from typing import Self
 from tidegate_bus.bulk import Access, BulkReader
 from tidegate_bus.frames import Entry
 from tidegate_policy.bundle import Bundle, load_bundle
+from tidegate_policy.personal.vault import Vault
 from tidegate_policy.replay.past import read_record
 from tidegate_policy.replay.shelf import Shelf, policy_filter
-from tidegate_policy.vault import Vault
 from tidegate_schemas.clock import parse_duration, parse_rfc3339
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.record import Record

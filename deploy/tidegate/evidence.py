@@ -10,7 +10,7 @@ import msgspec
 from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.publisher import Publisher
 from tidegate_evidence.note import Note
-from tidegate_policy.heads import Head
+from tidegate_policy.signing.heads import Head
 from tidegate_schemas import subjects
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidEnvelope, Refused, TidegateError, VerificationError

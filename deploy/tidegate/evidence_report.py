@@ -11,8 +11,8 @@ from tidegate_bus.heads import newest_head
 from tidegate_evidence.checkpoint import Checkpoint
 from tidegate_evidence.note import Note
 from tidegate_evidence.trust import Trust
-from tidegate_policy.alarms import Alarms
-from tidegate_policy.checkpoints import Checkpoints
+from tidegate_policy.signing.alarms import Alarms
+from tidegate_policy.signing.checkpoints import Checkpoints
 from tidegate_schemas.errors import TidegateError, VerificationError
 
 from .evidence_keys import trusted_writers, witnesses

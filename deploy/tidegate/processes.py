@@ -80,8 +80,8 @@ async def gateway(project: Project) -> None:
     from tidegate_policy.decide import Limits
     from tidegate_policy.gateway import Gateway, GatewaySettings
     from tidegate_policy.genesis import genesis
-    from tidegate_policy.heads import Heads
-    from tidegate_policy.vault import Vault
+    from tidegate_policy.personal.vault import Vault
+    from tidegate_policy.signing.heads import Heads
     from tidegate_schemas.evidence import KeyRole
 
     from .evidence_keys import signing_keys
@@ -106,7 +106,7 @@ async def gateway(project: Project) -> None:
 async def notary(project: Project) -> None:
     """The process of the notary. It is ready before it has looked: the bus does not wait for it."""
     from tidegate_bus.bulk import Access
-    from tidegate_policy.notary import Notary, NotarySettings
+    from tidegate_policy.signing.notary import Notary, NotarySettings
     from tidegate_schemas.evidence import KeyRole
 
     from .evidence_keys import signing_keys, trusted_writers, witnesses

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from tidegate_bus.identity.keyring import write_secret
 from tidegate_evidence.note import Algorithm, Signer, Verifier
-from tidegate_policy.witness import MAX_BODY_BYTES, Seen, Witness
+from tidegate_policy.signing.witness import MAX_BODY_BYTES, Seen, Witness
 from tidegate_schemas.errors import InvalidInput, Unavailable, VerificationError
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.witness")

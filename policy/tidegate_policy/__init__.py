@@ -5,12 +5,10 @@ bundle      a policy bundle: Cedar policies and schema, loaded or refused as a w
 obligations what a policy demands besides its verdict
 decide      the pure core: one submission in, one decision out
 window      which envelope ids were seen lately
-heads       the tree of the ledger, and what is signed of it
 trimmer     what is recorded is forgotten by the ingress
 gateway     the shell: read submissions, decide, append, tell the senders
-notary      reads the ledger back, and cosigns what the gateway signed of it (head_reader)
-checkpoints what it has published; alarms, locating: what it keeps of what does not hold
-witness     cosigns for another party what only grows; cosigners: asking it to
+signing     who vouches for the ledger: signed heads, the notary, witnesses
+personal    personal data: its keys, and who may have them
 invariants  does a ledger hold what Tidegate promises of it
 replay      decisions looked at again: by another bundle, by rule, and whether they follow
 

@@ -13,11 +13,11 @@ from tidegate_schemas.evidence import EvidenceKeys
 from tidegate_schemas.governance import Activation, DataSubject, Opinion, Order, Proposal, Target
 from tidegate_schemas.subjects import Kind
 
-from . import privacy
 from .blueprints import read_blueprint
 from .bundle import Question
 from .controls import COMMANDS
 from .holds import Hold, may_approve
+from .personal import privacy
 from .roster import change_of
 
 if TYPE_CHECKING:

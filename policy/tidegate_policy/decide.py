@@ -28,7 +28,7 @@ from .controls import Level
 from .holds import Hold
 from .meters import Limit
 from .obligations import Obligations, costs_of
-from .privacy import DETAILS, NOTHING, Contents, Opener, contents
+from .personal.privacy import DETAILS, NOTHING, Contents, Opener, contents
 from .redaction import redact
 from .state import State
 from .window import First

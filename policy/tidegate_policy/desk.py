@@ -19,7 +19,7 @@ from tidegate_schemas.record import Ingress, Receipt, Record, encode_record
 
 from .decide import Decision, Limits, decide, receipt, record, resolve
 from .holds import Hold
-from .privacy import NOTHING, Opener
+from .personal.privacy import NOTHING, Opener
 from .state import State
 
 

@@ -36,14 +36,14 @@ from tidegate_schemas.vocabulary import CLOCK_TICK, GATEWAY
 
 from . import recall
 from .bundle import Snapshot
-from .custodian import Custodian
 from .decide import Limits
 from .desk import Desk, Entry
-from .heads import Heads
-from .privacy import COMMANDS as PRIVACY
+from .personal.custodian import Custodian
+from .personal.privacy import COMMANDS as PRIVACY
+from .personal.vault import Vault
+from .signing.heads import Heads
 from .state import State
 from .trimmer import Trimmer
-from .vault import Vault
 from .window import Window
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.gateway")

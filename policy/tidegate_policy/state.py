@@ -19,7 +19,6 @@ from tidegate_schemas.personal import is_personal
 from tidegate_schemas.record import Record
 from tidegate_schemas.subjects import Kind, Verdict
 
-from . import privacy
 from .blueprints import Blueprints
 from .bundle import Snapshot
 from .controls import COMMANDS, Controls, Level, Touched
@@ -27,7 +26,8 @@ from .holds import Hold, Holds
 from .library import Library
 from .meters import Charged, Meters
 from .obligations import Approval, Budget, RateLimit, costs_of, read
-from .privacy import Privacy
+from .personal import privacy
+from .personal.privacy import Privacy
 from .roster import Roster, change_of
 from .window import First, Window
 

@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from policy.test_witness import LEAVES, WRITER, body, head, node
-from policy.writer import HEADS, LOG, Writer, access, record
+from policy.signing.test_witness import LEAVES, WRITER, body, head, node
+from policy.signing.writer import HEADS, LOG, Writer, access, record
 from support import Broker, until
 from tidegate_bus.broker import lifeline
 from tidegate_bus.broker.accounts import NOTARY
@@ -33,9 +33,9 @@ from tidegate_evidence.note import Algorithm, Note, Signer, Verifier
 from tidegate_evidence.tree import consistency
 from tidegate_evidence.trust import Group, Trust
 from tidegate_evidence.trust import Witness as TrustedWitness
-from tidegate_policy.cosigners import Cosigner, Cosigners, Disagreement
-from tidegate_policy.notary import Notary, NotarySettings
-from tidegate_policy.witness import Seen
+from tidegate_policy.signing.cosigners import Cosigner, Cosigners, Disagreement
+from tidegate_policy.signing.notary import Notary, NotarySettings
+from tidegate_policy.signing.witness import Seen
 from tidegate_schemas.errors import Unavailable, VerificationError
 
 from .test_cli_alone import Program

@@ -21,9 +21,9 @@ from tidegate_evidence.note import Algorithm, Signer
 from tidegate_policy.bundle import Snapshot, load_bundle
 from tidegate_policy.decide import Limits
 from tidegate_policy.gateway import Gateway, GatewaySettings
-from tidegate_policy.heads import Heads
+from tidegate_policy.personal.vault import Vault
 from tidegate_policy.roster import Roster
-from tidegate_policy.vault import Vault
+from tidegate_policy.signing.heads import Heads
 from tidegate_schemas.errors import LedgerError
 from tidegate_schemas.identity import Registration
 from tidegate_schemas.vocabulary import GATEWAY

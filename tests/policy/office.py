@@ -14,7 +14,7 @@ from tidegate_bus.ingress import Submission
 from tidegate_policy.bundle import Bundle, Snapshot
 from tidegate_policy.decide import Limits
 from tidegate_policy.desk import Desk
-from tidegate_policy.privacy import NOTHING, Opener
+from tidegate_policy.personal.privacy import NOTHING, Opener
 from tidegate_policy.roster import BUILT_IN, Roster
 from tidegate_policy.state import State
 from tidegate_policy.window import Window

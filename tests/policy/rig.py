@@ -23,8 +23,8 @@ from tidegate_policy.bundle import load_bundle
 from tidegate_policy.decide import Limits
 from tidegate_policy.gateway import Gateway, GatewaySettings
 from tidegate_policy.invariants import Checker
+from tidegate_policy.personal.vault import Vault
 from tidegate_policy.roster import Roster
-from tidegate_policy.vault import Vault
 from tidegate_schemas import subjects
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.errors import Unavailable

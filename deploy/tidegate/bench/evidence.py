@@ -34,8 +34,8 @@ from tidegate_evidence.note import Note, Signer
 from tidegate_evidence.tiles import TileReader, TileWriter
 from tidegate_evidence.tree import Frontier, inclusion, leaf_hash
 from tidegate_evidence.trust import Trust
-from tidegate_policy.heads import HEAD_RECORDS, Heads
-from tidegate_policy.notary import Notary, NotarySettings
+from tidegate_policy.signing.heads import HEAD_RECORDS, Heads
+from tidegate_policy.signing.notary import Notary, NotarySettings
 from tidegate_schemas import subjects
 from tidegate_schemas.audit import Format
 from tidegate_schemas.evidence import EvidenceKeys, KeyRole

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tidegate_policy.privacy import Opener
+from tidegate_policy.personal.privacy import Opener
 from tidegate_schemas import subjects
 from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.envelope import Envelope

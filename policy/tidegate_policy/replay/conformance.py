@@ -17,7 +17,7 @@ from tidegate_policy.commands import NO_REPORT
 from tidegate_policy.decide import MAX_LIMIT, Decision, Limits, decide, record, resolve
 from tidegate_policy.genesis import genesis
 from tidegate_policy.holds import Hold
-from tidegate_policy.privacy import NOTHING, Opener, unreplayable
+from tidegate_policy.personal.privacy import NOTHING, Opener, unreplayable
 from tidegate_policy.state import State
 from tidegate_policy.window import Window
 from tidegate_schemas.clock import parse_rfc3339

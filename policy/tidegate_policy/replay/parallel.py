@@ -21,9 +21,9 @@ from pathlib import Path
 from tidegate_bus.bulk import Access, BulkReader
 from tidegate_bus.frames import Entry
 from tidegate_policy.bundle import Bundle
-from tidegate_policy.privacy import NOTHING
+from tidegate_policy.personal.privacy import NOTHING
+from tidegate_policy.personal.vault import Vault
 from tidegate_policy.roster import BUILT_IN
-from tidegate_policy.vault import Vault
 from tidegate_schemas.errors import Unavailable
 
 from .past import Past, filters

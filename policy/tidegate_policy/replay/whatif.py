@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from tidegate_policy.bundle import Answer, Question
 from tidegate_policy.bundle.facts import tokens
-from tidegate_policy.privacy import NOTHING, Opener
+from tidegate_policy.personal.privacy import NOTHING, Opener
 from tidegate_policy.redaction import REDACTED
 from tidegate_schemas import vocabulary
 from tidegate_schemas.envelope import Envelope

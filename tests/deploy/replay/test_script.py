@@ -6,7 +6,7 @@ import pytest
 
 from tidegate.replay import script as module
 from tidegate.replay.script import Script
-from tidegate_policy.privacy import NOTHING
+from tidegate_policy.personal.privacy import NOTHING
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.subjects import Kind, Verdict
 from tidegate_schemas.vocabulary import DEADLETTER

@@ -12,7 +12,7 @@ from tidegate.cli.policy.over_ledger import SinceOption
 from tidegate.cli.progress import progress
 from tidegate.project import open_project
 from tidegate.replay.report import digest
-from tidegate_policy.privacy import NOTHING
+from tidegate_policy.personal.privacy import NOTHING
 from tidegate_policy.replay import Conformance, Difference
 from tidegate_schemas.audit import Mode, Replay
 

@@ -16,7 +16,7 @@ from tidegate_bus.heads import newest_head
 from tidegate_evidence.checkpoint import Checkpoint
 from tidegate_evidence.note import Note, Signer
 from tidegate_evidence.tree import Frontier, leaf_hash
-from tidegate_policy.heads import HEAD_RECORDS, Heads
+from tidegate_policy.signing.heads import HEAD_RECORDS, Heads
 from tidegate_schemas import subjects
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import TidegateError, VerificationError

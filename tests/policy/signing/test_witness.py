@@ -14,7 +14,7 @@ from policy.kit import EXAMPLES
 from tidegate_evidence.checkpoint import Checkpoint
 from tidegate_evidence.note import Algorithm, Note, Signature, Signer
 from tidegate_evidence.tree import Frontier, consistency, leaf_hash, node_hash
-from tidegate_policy.witness import Answer, Seen, Submission, Witness
+from tidegate_policy.signing.witness import Answer, Seen, Submission, Witness
 from tidegate_schemas.errors import VerificationError
 
 WRITER = Signer.generate("test/0")

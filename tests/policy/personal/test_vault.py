@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tidegate_policy.privacy import LegalHold, Privacy
-from tidegate_policy.vault import Vault
+from tidegate_policy.personal.privacy import LegalHold, Privacy
+from tidegate_policy.personal.vault import Vault
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidInput, Unopened
 from tidegate_schemas.personal import key_id, seal, unseal
@@ -147,8 +147,8 @@ def test_killed_while_it_destroys_it_is_as_before_or_done(tmp_path: Path) -> Non
     code = """
         import sys
         from pathlib import Path
-        from tidegate_policy.privacy import Privacy
-        from tidegate_policy.vault import Vault
+        from tidegate_policy.personal.privacy import Privacy
+        from tidegate_policy.personal.vault import Vault
         with Vault.open(Path(sys.argv[1])) as vault:
             print("x", flush=True)
             vault.destroy(Privacy(set(sys.argv[2].split(","))))

@@ -13,7 +13,7 @@ from tidegate_bus.broker.accounts import NOTARY
 from tidegate_bus.bulk import Access
 from tidegate_bus.telemetry import Health, configure_logging
 from tidegate_evidence.note import Signer, Verifier
-from tidegate_policy.notary import Notary, NotarySettings
+from tidegate_policy.signing.notary import Notary, NotarySettings
 
 if __name__ == "__main__":
     configure_logging("notary")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tidegate_evidence.checkpoint import Checkpoint
 from tidegate_evidence.note import Algorithm, Note, Signer
-from tidegate_policy.checkpoints import Checkpoints, superfluous
+from tidegate_policy.signing.checkpoints import Checkpoints, superfluous
 from tidegate_schemas.errors import VerificationError
 
 NOW = 1_800_000_000

@@ -17,6 +17,9 @@ from prometheus_client import Counter
 
 from tidegate_bus.connection import Connection
 from tidegate_bus.ledger import LedgerReader
+from tidegate_policy import recall
+from tidegate_policy.controls import Touched
+from tidegate_policy.state import State
 from tidegate_schemas import subjects, vocabulary
 from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.custody import (
@@ -44,10 +47,7 @@ from tidegate_schemas.personal import key_id, key_ids, month
 from tidegate_schemas.record import Record
 from tidegate_schemas.subjects import Kind, Principal, Verdict
 
-from . import recall
-from .controls import Touched
 from .privacy import COMMANDS, Privacy
-from .state import State
 from .vault import Vault
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.custodian")

@@ -15,9 +15,9 @@ from policy import rig
 from support import AGENT, CAPABILITY, OTHER, PUBLISHER, TOPIC, Broker, until
 from support.broker import ROSTER
 from tidegate_bus.keys import Keys
+from tidegate_policy.personal.vault import Vault
 from tidegate_policy.replay import Conformance
 from tidegate_policy.roster import Roster
-from tidegate_policy.vault import Vault
 from tidegate_schemas import subjects
 from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.envelope import Envelope, encode
@@ -368,7 +368,7 @@ def verified(broker: Broker, ledger: list[tuple[str, bytes]], *, keys: bool) -> 
     from policy.kit import write
     from support.broker import PERMIT_ALL
     from tidegate_policy.bundle import load_bundle
-    from tidegate_policy.privacy import NOTHING
+    from tidegate_policy.personal.privacy import NOTHING
 
     bundle = load_bundle(write(broker.folder / "again", {"policy.cedar": PERMIT_ALL}))
     vault = Vault.read(broker.vault) if keys else None

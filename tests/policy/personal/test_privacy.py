@@ -11,11 +11,11 @@ import pytest
 from policy.office import ANN, OPEN, OPERATOR, OUTSIDER, PAYER, Office
 from policy.office import policies as bundle
 from policy.replay.kit import changes
-from tidegate_policy.privacy import NOTHING, Opener
+from tidegate_policy.personal.privacy import NOTHING, Opener
+from tidegate_policy.personal.vault import Vault
 from tidegate_policy.replay import Conformance, Outcome, Past, WhatIf
 from tidegate_policy.replay.line import read_line
 from tidegate_policy.roster import Roster
-from tidegate_policy.vault import Vault
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.personal import key_id, seal, unseal
 from tidegate_schemas.record import Record

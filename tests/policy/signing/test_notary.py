@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from policy.writer import HEADS, LOG, Writer, access, record, tiles_hold, tree
+from policy.signing.writer import HEADS, LOG, Writer, access, record, tiles_hold, tree
 from support import Broker
 from tidegate_bus.broker.accounts import NOTARY
 from tidegate_bus.telemetry import Health
 from tidegate_evidence.checkpoint import Checkpoint
 from tidegate_evidence.note import Algorithm, Note, Signer, Verifier
 from tidegate_evidence.trust import Trust, Witness
-from tidegate_policy.notary import Notary, NotarySettings
+from tidegate_policy.signing.notary import Notary, NotarySettings
 from tidegate_schemas.errors import InvalidInput
 
 SIGNER = Signer.generate("test/notary", Algorithm.COSIGNATURE)

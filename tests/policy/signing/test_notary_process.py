@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from policy.writer import access, tiles_hold, tree
+from policy.signing.writer import access, tiles_hold, tree
 from support import PUBLISHER, Broker, until
 from support.broker import WRITER
 from tidegate_bus.broker import lifeline
@@ -20,7 +20,7 @@ from tidegate_bus.broker.accounts import NOTARY
 from tidegate_bus.telemetry import Health
 from tidegate_evidence.checkpoint import Checkpoint
 from tidegate_evidence.note import Algorithm, Note, Signer
-from tidegate_policy.notary import Notary, NotarySettings
+from tidegate_policy.signing.notary import Notary, NotarySettings
 from tidegate_schemas.envelope import Envelope
 
 SCRIPT = Path(__file__).with_name("notary_process.py")
