@@ -10,6 +10,16 @@ import structlog
 
 from support import Broker, running_broker
 
+LONG = 40
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Long texts are told apart by number: some hold new keys each time, as no name of a test may.
+
+    The processes that share the tests have to agree on the names.
+    """
+    return argname if isinstance(val, str) and len(val) > LONG else None
+
 
 @pytest.fixture(autouse=True)
 def _no_logging_state() -> None:

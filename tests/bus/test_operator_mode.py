@@ -19,7 +19,7 @@ import pytest
 from support import AGENT, CAPABILITY, LIMITS, OPERATOR, OTHER, PUBLISHER, Broker, Raw, until
 from support.broker import IN_CONTAINER
 from tidegate_bus.broker import accounts, topology
-from tidegate_bus.broker.accounts import PROBE, REGISTRAR, WARDEN, Identity
+from tidegate_bus.broker.accounts import NOTARY, PROBE, REGISTRAR, WARDEN, Identity
 from tidegate_bus.broker.server import Server
 from tidegate_bus.broker.topology import Subscription
 from tidegate_bus.bulk import Access, BulkReader
@@ -48,6 +48,7 @@ ROLE_OF = {
     REGISTRAR: Role.REGISTRAR,
     WARDEN: Role.WARDEN,
     PROBE: Role.PROBE,
+    NOTARY: Role.NOTARY,
     COORDINATOR: Role.COORDINATOR,
     OPERATOR: Role.OPERATOR,
     AGENT: Role.AGENT,

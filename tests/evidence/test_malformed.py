@@ -94,14 +94,22 @@ def test_signatures_of_others_are_skipped() -> None:
 
 @pytest.mark.parametrize("signer", [WRITER, NOTARY])
 def test_a_known_key_signs_once_and_rightly(signer: Signer) -> None:
-    """Two lines of one key, or one that is cut short, reject the note."""
+    """Two lines of one key, or one that is cut short or ends otherwise, reject the note."""
     whole = signer.sign(TEXT, 9)
     with pytest.raises(VerificationError, match="two"):
         signer.verifier.check(Note(TEXT, (whole, whole)))
-    for length in (0, 1, 8, 63, 71):
-        short = Signature(whole.name, whole.key_id, whole.blob[:length] + b"\0" * (length > 63))
+    blob = whole.blob
+    for wrong in (
+        b"",
+        blob[:1],
+        blob[:8],
+        blob[:63],
+        blob[:-1] + bytes([blob[-1] ^ 1]),
+        blob + b"\0",
+    ):
+        other = Signature(whole.name, whole.key_id, wrong)
         with pytest.raises(VerificationError, match="verify"):
-            signer.verifier.check(Note(TEXT, (short,)))
+            signer.verifier.check(Note(TEXT, (other,)))
 
 
 def test_a_time_has_a_bound() -> None:

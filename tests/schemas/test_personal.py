@@ -130,7 +130,7 @@ def test_what_was_sealed_by_hand_is_like_any_other_data() -> None:
         unseal(closed(envelope), BY, KEY)
 
 
-@pytest.mark.parametrize("envelope", [personal(1), closed(personal(1), ids=f"{ONE},x")], ids=str)
+@pytest.mark.parametrize("envelope", [personal(1), closed(personal(1), ids=f"{ONE},x")])
 def test_key_ids_are_of_sealed_envelopes_only(envelope: Envelope) -> None:
     """Plain ones have none, nor has one that names something else beside a key."""
     with pytest.raises(InvalidEnvelope) as caught:

@@ -58,7 +58,8 @@ async def test_killing_whoever_signs_and_keeps_the_ledger_leaves_no_gap_and_no_f
     """Twenty SIGKILLs of gateway, notary, witness and broker under load; evidence catches up."""
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
-    chance, folder, state, lines = random.Random(seed), tmp_path / "bench", tmp_path / "state", []
+    chance, folder, state = random.Random(seed), tmp_path / "bench", tmp_path / "state"
+    lines: list[str] = []
     shutil.copytree(PROJECT, folder)
     keys = signing_keys(load_project(folder, state))
     keys.ensure(time.time_ns())

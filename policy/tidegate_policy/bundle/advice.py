@@ -45,6 +45,7 @@ COMMANDS = (
     vocabulary.RUN_START,
     vocabulary.RUN_CANCEL,
     vocabulary.RUN_TIMEOUT,
+    vocabulary.EVIDENCE_KEYS,
     vocabulary.AUDIT_EXPORT,
     vocabulary.AUDIT_REPLAY,
 )

@@ -198,4 +198,5 @@ def test_every_word_of_the_bus_is_known() -> None:
         vocabulary.RESULT,  # types, not destinations
         vocabulary.DEADLETTER,
         vocabulary.CLOCK_TICK,  # by the gateway, which asks no policy
+        vocabulary.PRIVACY_EXPIRE,
     }
