@@ -127,7 +127,10 @@ class Child:
         # Its output is a pipe of our own: asyncio's would not tell of its end while anything that
         # it started holds the other side.
         ours, its = os.pipe()
-        with open(ours, "rb", buffering=0) as end:  # noqa: ASYNC230, PTH123 - a pipe
+        with contextlib.ExitStack() as stack:
+            pipe = stack.enter_context(
+                open(ours, "rb", buffering=0)  # noqa: ASYNC230, PTH123 - a pipe
+            )
             try:
                 process = await asyncio.create_subprocess_exec(
                     *lifeline.command(*self._arguments),
@@ -145,13 +148,15 @@ class Child:
                 self.hurry()
             stream = asyncio.StreamReader(_LINE_BYTES)
             transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-                lambda: asyncio.StreamReaderProtocol(stream), end
+                lambda: asyncio.StreamReaderProtocol(stream), pipe
             )
-            passing = asyncio.create_task(self._pass_on(stream))
-            status = await process.wait()
-            await asyncio.wait({passing}, timeout=_LAST_WORDS_SECONDS)
-            passing.cancel()
-            transport.close()
+            # The transport closes it, later: by then the number may be somebody else's.
+            stack.pop_all()
+        passing = asyncio.create_task(self._pass_on(stream))
+        status = await process.wait()
+        await asyncio.wait({passing}, timeout=_LAST_WORDS_SECONDS)
+        passing.cancel()
+        transport.close()
         return status
 
     async def _pass_on(self, stream: asyncio.StreamReader) -> None:

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -233,3 +234,36 @@ sys.exit(1)
             os.kill(int(line), signal.SIGKILL)
 
     assert it.said("ended with status 1")
+
+
+class Opening(Watched):
+    """Opens files as soon as the child has ended."""
+
+    def __init__(self, folder: Path, code: str) -> None:
+        super().__init__(folder, code)
+        self.opened: list[int] = []
+
+    def _on_line(self, name: str, line: str) -> None:
+        super()._on_line(name, line)
+        if "ended with status" in line:
+            self.opened += os.pipe()
+
+
+def test_the_end_of_a_child_closes_nothing_of_others(tmp_path: Path) -> None:
+    """What is opened just when a child has ended stays open, on the event loop of `tidegate up`.
+
+    There a transport closes its pipe some moments later; by then the number may be another file's.
+    """
+    uvloop: Any = pytest.importorskip("uvloop")
+    watched = Opening(tmp_path, "print('here')")
+
+    async def work() -> None:
+        async with running(watched):
+            await until(lambda: watched.child.restarts > 2)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work())
+
+    assert watched.opened
+    for number in watched.opened:
+        os.close(number)
