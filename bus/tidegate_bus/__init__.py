@@ -7,8 +7,8 @@
     connection  a connection of a principal        client       nats-py, mended
     publisher   submit envelopes, hear verdicts    delivery     admitted messages for a worker
     ingress     submissions, in order              appender     fenced writes to the ledger
-    heads       what was signed of it
     ledger      reading the ledger                 puller       pulling from a consumer
+    heads       what was signed of it              keys         those of personal data
     bulk        the same, fast, in a worker        frames       its protocol, taken apart
     telemetry   logs, /metrics, /healthz           tasks        ending them
 

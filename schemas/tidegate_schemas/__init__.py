@@ -4,6 +4,9 @@
     subjects    the subject grammar, principals, kinds and verdicts
     envelope    what a sender publishes (CloudEvents 1.0)
     record      what the ledger stores, and the receipt a sender gets
+    vocabulary  the words of messages to and from the bus itself, and their data:
+                identity, governance, audit, evidence, custody
+    personal    data about people, and how it is sealed
     documents   files that people write: manifest, blueprint, settings
     export      JSON Schema of all of them
 
