@@ -15,6 +15,7 @@ somebody else has put behind the head is not signed.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import struct
 import time
@@ -153,7 +154,10 @@ class Heads:
             OSError: the disk does not take it.
         """
         self._sent.append((first, leaves))
-        os.write(self._journal, _written((first, leaves)))
+        data = _written((first, leaves))
+        if os.write(self._journal, data) < len(data):
+            # What comes after half a batch could not be read.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder / "leaves"))
 
     def stored(self, leaves: Sequence[bytes]) -> None:
         """The ledger has these records, in order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -160,6 +161,20 @@ async def test_leaves_of_a_batch_that_never_arrived_do_not_count(broker: Broker)
     await made.recover(reader, 1, None)
     made.close()
     assert made.size == 1
+
+
+async def test_half_a_batch_of_leaves_is_none(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the disk takes a part only, the batch is not sent, and nothing is written behind it."""
+    made = heads(broker.folder / "writer")
+    await made.recover(await broker.reader(), 0, None)
+    with monkeypatch.context() as full:
+        write = os.write
+        full.setattr(os, "write", lambda file, data: write(file, data[:20]))
+        with pytest.raises(OSError, match="No space left"):
+            made.sending(1, [leaf_hash(b"sent")])
+    made.close()
 
 
 async def test_whoever_lost_what_was_written_down_goes_on_from_what_was_published(
