@@ -116,6 +116,7 @@ class Heads:
             self._frontier, self._last = self._check(head)
         else:
             self._frontier, self._last = Frontier(), b""
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._signed = self._frontier.size
         if tail < self._signed:
             raise self._contradiction(f"it ends at record {tail}", self._signed)
@@ -144,7 +145,12 @@ class Heads:
                 raise self._contradiction("its records are others", known.size)
         if known and known.size > self._frontier.size:
             raise self._contradiction(f"it ends at record {self._frontier.size}", known.size)
-        self._begin_journal()
+        if complete or self._frontier.size == self._signed:
+            self._begin_journal()
+        else:
+            # These records were taken as they are, as the machine had stopped. A start after this
+            # one, on the same run of the machine, would look for their leaves.
+            await self.sign(int(time.time()))
         self._grown.set()
 
     def sending(self, first: int, leaves: list[bytes]) -> None:

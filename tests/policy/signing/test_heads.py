@@ -231,6 +231,23 @@ async def test_a_head_is_written_down_before_anybody_sees_it(broker: Broker) -> 
     assert seen[0] == seen[1]
 
 
+async def test_a_gateway_may_be_killed_right_after_the_machine_was(broker: Broker) -> None:
+    """Records without leaves, of before a power failure, are taken by each start after it.
+
+    Also by one that follows a start which came no further than to look at them.
+    """
+    folder, reader = broker.folder / "writer", await broker.reader()
+    foreign = await broker.connect(GATEWAY)
+    await foreign.publish(ADDRESS, b"before")
+    await foreign.nats.flush()
+    for _ in range(3):
+        made = heads(folder)
+        await made.recover(reader, 1, None)
+        made.close()
+
+    assert made.size == 1
+
+
 async def test_many_records_do_not_wait_for_the_clock(broker: Broker) -> None:
     """A head is due after so many records; both keys sign while one replaces the other."""
     old, new = WRITER, Signer.generate("test/0")
