@@ -88,6 +88,7 @@ class Heads:
         self._sent: list[_Batch] = []  # no head covers all of these yet
         self._journal = -1
         self._grown = asyncio.Event()
+        self._writing: asyncio.Future[None] | None = None  # the head that is being written down
 
     @property
     def size(self) -> int:
@@ -111,6 +112,8 @@ class Heads:
             VerificationError: the ledger is not the one that was signed.
             OSError: what was written down cannot be read.
         """
+        if self._writing:
+            await asyncio.gather(self._writing, return_exceptions=True)
         head = self._read()
         if head:
             self._frontier, self._last = self._check(head)
@@ -207,7 +210,9 @@ class Heads:
             raise VerificationError(f"there is no key to sign {self._origin} with")
         note = Note(text).signed(*(key.sign(text, now) for key in keys)).encode()
         head = Head(note.decode(), tuple(one.hex() for one in edge), last.hex())
-        await asyncio.to_thread(self._write, head)
+        # Whoever is cancelled meanwhile leaves it to `recover` to wait: a slow disk may write on.
+        self._writing = asyncio.ensure_future(asyncio.to_thread(self._write, head))
+        await asyncio.shield(self._writing)
         self._signed = size
         self._sent = [batch for batch in self._sent if _end(batch) > size]
         self._begin_journal()

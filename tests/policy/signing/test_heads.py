@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -229,6 +230,37 @@ async def test_a_head_is_written_down_before_anybody_sees_it(broker: Broker) -> 
 
     assert len(seen) == 2
     assert seen[0] == seen[1]
+
+
+async def test_a_head_that_is_still_being_written_is_waited_for(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start in the same process goes on from what a slow disk writes, not from the one before."""
+    reader, foreign = await broker.reader(), await broker.connect(GATEWAY)
+    made = heads(broker.folder / "writer")
+    await made.recover(reader, 0, None)
+    made.sending(1, [leaf_hash(b"sent")])
+    await foreign.publish(ADDRESS, b"sent")
+    await foreign.nats.flush()
+    made.stored([leaf_hash(b"sent")])
+    slow, fsync = threading.Event(), os.fsync
+
+    def wait(file: int) -> None:
+        slow.wait(10)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", wait)
+    signing = asyncio.create_task(made.sign(0))
+    await asyncio.sleep(0.1)
+    signing.cancel()
+    again = asyncio.create_task(made.recover(reader, 1, None))
+    await asyncio.wait({signing, again}, timeout=0.3)
+    assert (signing.cancelled(), again.done()) == (True, False)
+    slow.set()
+    await again
+    made.close()
+
+    assert made.signed == 1
 
 
 async def test_a_gateway_may_be_killed_right_after_the_machine_was(broker: Broker) -> None:
