@@ -105,9 +105,11 @@ class Export:
         Args:
             progress: is told now and then how many files were looked at.
         """
-        there = (path for path in self.folder.rglob("*") if path.is_file())
-        found = {path.relative_to(self.folder).as_posix(): path for path in there}
-        unknown = sorted(found.keys() - self.files.keys() - {MANIFEST})
+        # A link to a folder, into which nobody looks here, is no folder of the export.
+        there = (p for p in self.folder.rglob("*") if p.is_symlink() or not p.is_dir())
+        named = {path.relative_to(self.folder).as_posix(): path for path in there}
+        found = {name: path for name, path in named.items() if path.is_file()}
+        unknown = sorted(named.keys() - self.files.keys() - {MANIFEST})
         wrong = [(name, "the manifest does not know it") for name in unknown]
         for done, (name, digest) in enumerate(self.files.items(), 1):
             if name not in found:

@@ -216,6 +216,18 @@ def test_what_never_ends_is_not_waited_for(folder: Path, name: str) -> None:
         assert not holds(folder)
 
 
+def test_what_is_no_file_is_found_too(folder: Path) -> None:
+    """A link to a folder, one to nowhere and a pipe are not in the manifest either."""
+    (folder / "more").symlink_to(folder.parent, target_is_directory=True)
+    (folder / "tile" / "gone").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe")
+    (folder / "empty").mkdir()
+    found = [finding.detail for finding in Export.open(folder, TRUST).check_files()]
+    assert found == [
+        f"{name}: the manifest does not know it" for name in ("more", "pipe", "tile/gone")
+    ]
+
+
 FILES = [
     *("manifest.json", "checkpoint", "keys.json", "keys.tlog-proof", "records.jsonl"),
     *("tile/0/001", "tile/0/002.p/88", "tile/1/000.p/2"),
