@@ -74,6 +74,17 @@ def test_an_export_is_checked_with_one_key(tidegate: Program, export: Path) -> N
     assert (found["holds"], found["records"], found["findings"]) == (True, 221, [])
 
 
+def test_what_an_export_says_of_itself_stays_on_its_line(tidegate: Program, export: Path) -> None:
+    """Neither its manifest nor a name of a file can pass for something that was found."""
+    forged = "now\ncosigned     audit.example at 2027-01-15T08:00:00Z"
+    sign_export(export, first=FIRST, last=LAST, created=forged)
+    (export / "x\nholds").touch()
+    done = tidegate("ledger", "verify", "export", "--key", KEY)
+    assert done.status == 5
+    begins = [line.split()[0] for line in done.out.splitlines()]
+    assert begins == ["checkpoint", "cosigned", "records", "export", "file", "the"]
+
+
 def test_an_export_is_checked_with_a_policy(
     tidegate: Program, tmp_path: Path, export: Path
 ) -> None:

@@ -196,14 +196,19 @@ def _print(result: _Result) -> None:
         **result.about,
     }
     for name, what in lines.items():
-        out.print(f"{name:<12} {clean(what)}", highlight=False, soft_wrap=True)
+        out.print(f"{name:<12} {_line(what)}", highlight=False, soft_wrap=True)
     wrong = [*map(str, report.findings), *result.wrong]
     for line in wrong[:_MOST]:
-        out.print(f"[red]{clean(line)}[/red]", highlight=False, soft_wrap=True)
+        out.print(f"[red]{_line(line)}[/red]", highlight=False, soft_wrap=True)
     count = len(wrong) + report.more
     if count > _MOST:
         out.print(f"and {count - _MOST:,} more", highlight=False)
     out.print("[red]the evidence does not hold[/red]" if count else "[green]holds[/green]")
+
+
+def _line(text: str) -> str:
+    """On one line: what an export says of itself must not look like what was found."""
+    return clean(text.replace("\n", " "))
 
 
 def _print_json(result: _Result) -> None:
