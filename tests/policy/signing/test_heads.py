@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from policy.rig import running
-from support import PUBLISHER, Broker, running_broker
+from support import PUBLISHER, Broker, running_broker, until
 from support.broker import WRITER, heads
 from tidegate_bus.heads import newest_head
 from tidegate_evidence.checkpoint import Checkpoint
@@ -51,11 +51,13 @@ async def head(broker: Broker) -> Checkpoint:
 
 async def signed(broker: Broker, size: int) -> Checkpoint:
     """The head, once it covers so many records."""
-    while True:
+
+    async def covered() -> bool:
         found = await newest_head(await broker.connect(GATEWAY))
-        if found and (newest := await head(broker)).size >= size:
-            return newest
-        await asyncio.sleep(0.05)
+        return found is not None and (await head(broker)).size >= size
+
+    await until(covered)
+    return await head(broker)
 
 
 async def refusal(broker: Broker) -> str:
@@ -172,7 +174,11 @@ async def test_half_a_batch_of_leaves_is_none(
     await made.recover(await broker.reader(), 0, None)
     with monkeypatch.context() as full:
         write = os.write
-        full.setattr(os, "write", lambda file, data: write(file, data[:20]))
+
+        def half(file: int, data: bytes) -> int:
+            return write(file, data[:20])
+
+        full.setattr(os, "write", half)
         with pytest.raises(OSError, match="No space left"):
             made.sending(1, [leaf_hash(b"sent")])
     made.close()
@@ -243,15 +249,16 @@ async def test_a_head_that_is_still_being_written_is_waited_for(
     await foreign.publish(ADDRESS, b"sent")
     await foreign.nats.flush()
     made.stored([leaf_hash(b"sent")])
-    slow, fsync = threading.Event(), os.fsync
+    begun, slow, fsync = threading.Event(), threading.Event(), os.fsync
 
     def wait(file: int) -> None:
+        begun.set()
         slow.wait(10)
         fsync(file)
 
     monkeypatch.setattr(os, "fsync", wait)
     signing = asyncio.create_task(made.sign(0))
-    await asyncio.sleep(0.1)
+    await asyncio.to_thread(begun.wait, 10)
     signing.cancel()
     again = asyncio.create_task(made.recover(reader, 1, None))
     await asyncio.wait({signing, again}, timeout=0.3)
@@ -276,8 +283,7 @@ async def test_a_gateway_may_be_killed_right_after_the_machine_was(broker: Broke
         made = heads(folder)
         await made.recover(reader, 1, None)
         made.close()
-
-    assert made.size == 1
+        assert made.size == 1
 
 
 async def test_many_records_do_not_wait_for_the_clock(broker: Broker) -> None:
