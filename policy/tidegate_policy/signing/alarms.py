@@ -65,6 +65,14 @@ class Finding:
     evidence: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
 
 
+class Mismatch(Exception):
+    """Raised where something does not hold."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.detail)
+        self.finding = finding
+
+
 class Alarms:
     """The folder of them."""
 

@@ -46,7 +46,7 @@ class HeadReader:
         self, reader: BulkReader, log: str, writers: Callable[[], Sequence[Verifier]]
     ) -> None:
         self._reader = reader
-        self._log = log
+        self.log = log
         self._writers = writers
 
     def newest(self) -> Entry | None:
@@ -70,7 +70,7 @@ class HeadReader:
                     checkpoint = Checkpoint.parse(f"{text}\n")
                 except (VerificationError, UnicodeDecodeError):
                     continue
-                if checkpoint.origin == self._log:
+                if checkpoint.origin == self.log:
                     yield checkpoint.size, Mark(checkpoint.root, entry.payload)
 
     def verified(self, data: bytes) -> Head:
@@ -83,7 +83,7 @@ class HeadReader:
         if not self.keys_of(note):
             raise VerificationError("no key of the writer signed it")
         checkpoint = Checkpoint.parse(note.text)
-        if checkpoint.origin != self._log:
+        if checkpoint.origin != self.log:
             raise VerificationError(f"it is of the log {checkpoint.origin}")
         return Head(note, checkpoint, data)
 

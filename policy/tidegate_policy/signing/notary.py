@@ -15,30 +15,26 @@ import hashlib
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from tempfile import SpooledTemporaryFile
-from typing import IO
 
-import msgspec
 import structlog
 from prometheus_client import Counter, Gauge
 
 from tidegate_bus.bulk import Access, BulkReader
-from tidegate_bus.frames import Entry
 from tidegate_bus.telemetry import Health
-from tidegate_evidence.checkpoint import Checkpoint
-from tidegate_evidence.note import Note, Signer, Verifier
-from tidegate_evidence.tiles import WIDTH, TileReader, TileWriter
-from tidegate_evidence.tree import HASH_BYTES, Frontier, consistency, leaf_hash, tree_hash
-from tidegate_schemas.errors import LedgerGap, TidegateError, VerificationError
+from tidegate_evidence.note import Signer, Verifier
+from tidegate_schemas.errors import TidegateError, VerificationError
 
-from .alarms import Alarms, Finding, Located, What
+from .alarms import Alarms, Finding, Located, Mismatch, What
 from .checkpoints import Checkpoints
 from .cosigners import Answers, Cosigners
-from .head_reader import Head, HeadReader, Mark
+from .head_reader import HeadReader
 from .locating import first_changed, records
+from .publishing import Publisher
+from .readback import Readback
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.notary")
 
@@ -49,7 +45,6 @@ _CADENCE_SECONDS = 0.25
 _RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 8.0
 _BEAT_SECONDS = 1.0
-_SPOOL_BYTES = 8 * 1024 * 1024
 
 SIZE = Gauge("tidegate_notary_size", "Records that the newest checkpoint covers")
 BEHIND = Gauge("tidegate_notary_behind", "Records that no checkpoint covers yet")
@@ -82,19 +77,6 @@ class NotarySettings:
     keep: float = 0.0
 
 
-class _Own(msgspec.Struct):
-    """What a record says of where it stands."""
-
-    seq: int
-    log: str
-
-
-class _Mismatch(Exception):
-    def __init__(self, finding: Finding) -> None:
-        super().__init__(finding.detail)
-        self.finding = finding
-
-
 class _Stopped(Exception):
     pass
 
@@ -121,23 +103,22 @@ class Notary:
         self._reader = BulkReader(access)
         self._heads = HeadReader(self._reader, settings.log, settings.writers)
         self._folder = folder
-        self._settings = settings
         self._health = health
         self._clock = clock
-        self._checkpoints = Checkpoints(folder, settings.keep)
-        self._alarms = Alarms(folder / "alarms")
         self._cosigners = Cosigners(settings.witnesses)
-        self._decoder = msgspec.json.Decoder(_Own)
+        self._publisher = Publisher(
+            folder,
+            Checkpoints(folder, settings.keep),
+            self._heads,
+            settings.signers,
+            self._cosigners,
+        )
+        self._readback: Readback | None = None
+        """None until the disk was looked at, also after anything went wrong."""
+        self._alarms = Alarms(folder / "alarms")
         self._stopping = False
-        self._seen = 0
-        """Sequence of the head that was looked at last."""
-        self._head: Head | None = None
-        self._ahead: dict[int, list[Mark]] = {}
-        """What was signed of more records than the newest head, by size."""
         self._last = 0
-        self._published: tuple[Note, Checkpoint] | None = None
-        self._tree: TileWriter | None = None
-        self._frontier = Frontier()
+        """Sequence of the newest record."""
         self._waiting: deque[tuple[float, int]] = deque()
         """When the ledger was seen to have how many records, while no checkpoint covers them."""
         self._why = ""
@@ -180,7 +161,7 @@ class Notary:
             published = self.step()
         except _Stopped:
             return False, False
-        except _Mismatch as mismatch:
+        except Mismatch as mismatch:
             self._forget()
             why = f"alarm: {mismatch.finding.detail}"
             if mismatch.finding.what in (What.FORK, What.ROLLBACK):
@@ -219,297 +200,32 @@ class Notary:
         somebody who knows why starts the notary anew.
         """
         if self._proof:
-            raise _Mismatch(self._proof)
-        self._open()
+            raise Mismatch(self._proof)
+        readback = self._readback or self._recover()
         newest, self._last = self._heads.newest(), self._reader.last()
-        covered = self._published[1].size if self._published else 0
+        covered = self._publisher.size
         if self._last < covered:
-            raise self._mismatch(
-                What.MISSING,
-                f"the ledger has {self._last} records; {covered} were signed",
-                newest,
-                Located(self._last + 1, covered, "the end of the ledger"),
+            raise Mismatch(
+                Finding(
+                    What.MISSING,
+                    f"the ledger has {self._last} records; {covered} were signed",
+                    Located(self._last + 1, covered, "the end of the ledger"),
+                    {"head": newest.payload} if newest else {},
+                )
             )
-        if newest and (newest.seq != self._seen or self._head is None):
-            head = self._verified(newest)
-            marks = self._between(newest.seq)
-            if head.checkpoint.size > self._frontier.size:
-                self._extend(head, marks)
-            elif not self._is_past(head.checkpoint.size, head.checkpoint.root):
-                raise self._contradiction(head.checkpoint.size, head.data)
-            # What was signed of records that are still to come is compared when they have come.
-            self._ahead = {
-                size: signed
-                for size, found in marks.items()
-                if size > head.checkpoint.size
-                and (signed := [mark for mark in found if self._heads.signed(mark)])
-            }
-            self._seen, self._head = newest.seq, head
-        if self._head and self._is_news(self._head):
-            self._publish(self._head)
+        if newest:
+            readback.follow(newest)
+        if readback.head and self._publisher.is_news(readback.head):
+            answers = self._publisher.publish(readback.head, readback.tiles, self._now())
+            SIZE.set(self._publisher.size)
+            PUBLISHED.inc()
+            self._hear(answers)
             return True
         return False
 
-    # What there is already
-
-    def _open(self) -> None:
-        """Go on from the newest checkpoint.
-
-        If the tiles are not those of it all is read anew, and must lead to that checkpoint.
-        """
-        if self._tree is not None:
-            return
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            self._published = self._checkpoints.read()
-        except VerificationError as error:
-            raise _Mismatch(Finding(What.CHECKPOINT, str(error))) from error
-        size = self._published[1].size if self._published else 0
-        try:
-            frontier = TileReader(self._folder, size).frontier()
-            if self._published and frontier.root() != self._published[1].root:
-                raise VerificationError("they are not those of the checkpoint")
-            tree = TileWriter(self._folder, size)
-        except VerificationError as error:
-            self._set_tiles_aside(str(error))
-            frontier, tree = Frontier(), TileWriter(self._folder)
-        self._frontier, self._tree = frontier, tree
-        self._seen, self._head, self._ahead = 0, None, {}
-        SIZE.set(size)
-
-    def _forget(self) -> None:
-        """Whatever went wrong, the disk says how far it got."""
-        self._tree = None
-        self._reader.close()
-
-    def _set_tiles_aside(self, why: str) -> None:
-        """The tiles do not hold: they are made anew, from the ledger."""
-        tiles = self._folder / "tile"
-        if not tiles.exists():
-            return
-        finding = Finding(What.CHECKPOINT, f"the tiles do not hold, and are made anew: {why}")
-        place = self._alarms.keep(finding, self._now())
-        _log.error("ALARM: the tiles do not hold; making them anew", detail=why, kept=str(place))
-        if place:
-            tiles.rename(place / "tile")
-        else:
-            shutil.rmtree(tiles)
-
-    # What the writer says
-
-    def _verified(self, entry: Entry) -> Head:
-        """The head inside of a message.
-
-        Raises:
-            _Mismatch: it is none that the writer signed.
-        """
-        try:
-            return self._heads.verified(entry.payload)
-        except VerificationError as error:
-            raise self._mismatch(
-                What.HEAD, f"what the writer published last is no head of it: {error}", entry
-            ) from error
-
-    def _between(self, newest: int) -> dict[int, list[Mark]]:
-        """Heads since the last look, by size; their signatures are not checked yet.
-
-        They tell where the first difference is, and whether the writer signed two histories.
-
-        Raises:
-            _Mismatch: one is of records that were checked, and of others than these.
-        """
-        found = self._ahead
-        after = self._seen if self._seen < newest else 0
-        for size, mark in self._heads.since(after):
-            self._go_on()
-            if size > self._frontier.size:
-                found.setdefault(size, []).append(mark)
-            elif after and not self._is_past(size, mark.root) and self._heads.signed(mark):
-                raise self._contradiction(size, mark.data)
-        return found
-
-    def _is_past(self, size: int, root: bytes) -> bool:
-        """Whether the records that were checked begin with a tree."""
-        whole = self._frontier.size
-        if size == whole:
-            return root == self._frontier.root()
-        return root == tree_hash(size, TileReader(self._folder, whole).node)
-
-    def _contradiction(self, size: int, data: bytes) -> _Mismatch:
-        """The writer signed something else than it has signed before."""
-        checked = self._frontier.size
-        if size == checked:
-            what, detail = What.FORK, f"the writer signed two histories of {size} records"
-        else:
-            what = What.ROLLBACK
-            detail = f"the writer signed {checked} records, and then {size} that do not begin them"
-        return self._mismatch(what, detail, Entry(0, data))
-
-    def _is_news(self, head: Head) -> bool:
-        """Whether there is something to publish: more records, or more signatures."""
-        if self._published is None:
-            return True
-        note, checkpoint = self._published
-        if head.checkpoint.size != checkpoint.size:
-            return head.checkpoint.size > checkpoint.size
-        signed = {(signature.name, signature.key_id) for signature in note.signatures}
-        could = [
-            *self._heads.keys_of(head.note),
-            *(signer.verifier for signer in self._settings.signers()),
-            *self._cosigners.ready(),
-        ]
-        return any((key.name, key.key_id) not in signed for key in could)
-
-    # What the broker says
-
-    def _extend(self, head: Head, marks: dict[int, list[Mark]]) -> None:
-        """Read the records up to a head; keep their hashes if they lead to it.
-
-        Raises:
-            _Mismatch: they do not.
-        """
-        assert self._tree
-        size, root = head.checkpoint.size, head.checkpoint.root
-        stops = {at: found for at, found in marks.items() if at <= size}
-        stops.setdefault(size, []).append(Mark(root, head.data))  # it may be gone meanwhile
-        frontier = self._frontier.copy()
-        with SpooledTemporaryFile(_SPOOL_BYTES, dir=str(self._folder)) as spool:
-            try:
-                self._fold(frontier, size, stops, spool)
-            except LedgerGap as gap:
-                raise self._mismatch(
-                    What.MISSING,
-                    f"record {gap.expected} is not there; the writer signed {size}",
-                    Entry(0, head.data),
-                    Located(gap.expected, gap.expected, "the sequences of the stream"),
-                ) from gap
-            spool.seek(0)
-            self._tree.extend(_leaves(spool))
-        self._tree.sync()
-        self._frontier = frontier
-
-    def _fold(
-        self, frontier: Frontier, size: int, stops: dict[int, list[Mark]], spool: IO[bytes]
-    ) -> None:
-        if self._published and self._published[1].size > frontier.size:
-            # What is read anew leads to what was published.
-            note, ours = self._published
-            stops.setdefault(ours.size, []).append(Mark(ours.root, note.encode(), ours=True))
-        order = deque(sorted(at for at in stops if at <= size))
-        good = frontier.size
-        for entries in self._reader.read(frontier.size + 1, size):
-            self._go_on()
-            for entry in entries:
-                self._check_record(entry)
-            leaves = [leaf_hash(entry.payload) for entry in entries]
-            spool.write(b"".join(leaves))
-            position = 0
-            while position < len(leaves):
-                part = leaves[position : position + order[0] - frontier.size]
-                frontier.extend(part)
-                position += len(part)
-                if frontier.size == order[0]:
-                    self._compare(frontier, stops[order.popleft()], good)
-                    good = frontier.size
-
-    def _check_record(self, entry: Entry) -> None:
-        try:
-            own = self._decoder.decode(entry.payload)
-            same = own.seq == entry.seq and own.log == self._settings.log
-        except msgspec.MsgspecError:
-            same = False
-        if not same:
-            raise self._mismatch(
-                What.RECORD,
-                f"record {entry.seq} does not say of itself that it is that one of "
-                f"{self._settings.log}",
-                None,
-                Located(entry.seq, entry.seq, "what it says"),
-                {f"record-{entry.seq}": entry.payload},
-            )
-
-    def _compare(self, frontier: Frontier, marks: list[Mark], good: int) -> None:
-        """See whether heads of this size have the root of what was read.
-
-        Args:
-            frontier: of what was read.
-            marks: what was published of that size.
-            good: up to which record heads have agreed.
-
-        Raises:
-            _Mismatch: one that the writer signed has another root.
-        """
-        root, size = frontier.root(), frontier.size
-        others = [mark.data for mark in marks if mark.root != root and self._heads.signed(mark)]
-        if not others:
-            return
-        agreeing = [mark.data for mark in marks if mark.root == root and self._heads.signed(mark)]
-        if agreeing:
-            raise self._mismatch(
-                What.FORK,
-                f"the writer signed two histories of {size} records",
-                Entry(0, others[0]),
-                evidence={"head-other": agreeing[0]},
-            )
-        raise self._mismatch(
-            What.ROOT,
-            f"records {good + 1} to {size} are not those that the writer signed",
-            Entry(0, others[0]),
-            Located(good + 1, size, "heads"),
-            {"root": root.hex().encode() + b"\n"},
-        )
-
-    # What is published
-
-    def _publish(self, head: Head) -> None:
-        before = self._published[1].size if self._published else 0
-        checkpoint, now = head.checkpoint, self._now()
-        keys = self._heads.keys_of(head.note)
-        known = {(key.name, key.key_id) for key in keys}
-        signed = Note(
-            head.note.text, tuple(s for s in head.note.signatures if (s.name, s.key_id) in known)
-        )
-        if self._published and self._published[0].text == signed.text:
-            signed = signed.signed(*self._published[0].signatures)
-        reader = TileReader(self._folder, checkpoint.size)
-
-        def proof(old: int) -> list[bytes]:
-            return consistency(old, checkpoint.size, reader.node)
-
-        answers = self._cosigners.ask(signed, checkpoint, proof)
-        # Own signatures leave only with the file: whatever happens, one root was signed of a size.
-        own = [signer.sign(signed.text, now) for signer in self._settings.signers()]
-        note = signed.signed(*own, *answers.signatures)
-        self._checkpoints.publish(note, checkpoint.size, now)
-        self._published = (note, checkpoint)
-        assert self._tree
-        if before < checkpoint.size:
-            self._tree.tidy(before)
-        SIZE.set(checkpoint.size)
-        PUBLISHED.inc()
-        self._hear(answers)
-
-    def _hear(self, answers: Answers) -> None:
-        """Say what witnesses say; that one has seen something else is an alarm."""
-        for name in (*answers.missing, *answers.disagree):
-            MISSED.labels(name).inc()
-        for name, why in answers.disagree.items():
-            if name not in self._disagree:
-                assert self._published
-                note = self._published[0].encode()
-                finding = Finding(What.WITNESS, why, evidence={"checkpoint": note})
-                self._alarms.keep(finding, self._now())
-                _log.error("ALARM: a witness disagrees", witness=name, detail=why)
-        if self._disagree and not answers.disagree:
-            _log.info("all witnesses agree again")
-        self._disagree = dict(answers.disagree)
-        ALARM.labels(What.WITNESS).set(int(bool(self._disagree)))
-        signed = [signature.name for signature in answers.signatures]
-        self._health.beat(witnesses=len(signed), witnesses_missing=sorted(answers.missing))
-
     def _measure(self) -> None:
         """How far the newest checkpoint is behind the ledger."""
-        covered = self._published[1].size if self._published else 0
+        covered = self._publisher.size
         now, last = time.monotonic(), self._last
         if not self._waiting or self._waiting[-1][1] < last:
             self._waiting.append((now, last))
@@ -521,23 +237,62 @@ class Notary:
         UNPUBLISHED.set(age)
         self._health.beat(size=covered, behind=behind, unpublished_seconds=round(age, 1))
 
+    # Recovery
+
+    def _recover(self) -> Readback:
+        """Go on from the newest checkpoint.
+
+        If the tiles are not those of it all is read anew, and must lead to that checkpoint.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            self._publisher.recover()
+        except VerificationError as error:
+            raise Mismatch(Finding(What.CHECKPOINT, str(error))) from error
+        published = self._publisher.published
+        begin = partial(Readback, self._reader, self._heads, self._folder, published, self._go_on)
+        try:
+            self._readback = begin()
+        except VerificationError as error:
+            self._set_tiles_aside(str(error))
+            self._readback = begin(anew=True)
+        SIZE.set(self._publisher.size)
+        return self._readback
+
+    def _forget(self) -> None:
+        """Whatever went wrong, the disk says how far it got."""
+        self._readback = None
+        self._reader.close()
+
+    def _set_tiles_aside(self, why: str) -> None:
+        """The tiles do not hold: they are made anew, from the ledger."""
+        tiles = self._folder / "tile"
+        if not tiles.exists():
+            return
+        finding = Finding(What.CHECKPOINT, f"the tiles do not hold, and are made anew: {why}")
+        place = self._keep(finding)
+        _log.error("ALARM: the tiles do not hold; making them anew", detail=why, kept=str(place))
+        if place:
+            tiles.rename(place / "tile")
+        else:
+            shutil.rmtree(tiles)
+
     # Alarms
 
-    def _mismatch(
-        self,
-        what: What,
-        detail: str,
-        head: Entry | None,
-        located: Located | None = None,
-        evidence: dict[str, bytes] | None = None,
-    ) -> _Mismatch:
-        """A finding with both notes."""
-        kept = dict(evidence or {})
-        if head:
-            kept["head"] = head.payload
-        if self._published:
-            kept["checkpoint"] = self._published[0].encode()
-        return _Mismatch(Finding(what, detail, located, kept))
+    def _hear(self, answers: Answers) -> None:
+        """Say what witnesses say; that one has seen something else is an alarm."""
+        for name in (*answers.missing, *answers.disagree):
+            MISSED.labels(name).inc()
+        for name, why in answers.disagree.items():
+            if name not in self._disagree:
+                self._keep(Finding(What.WITNESS, why))
+                _log.error("ALARM: a witness disagrees", witness=name, detail=why)
+        if self._disagree and not answers.disagree:
+            _log.info("all witnesses agree again")
+        self._disagree = dict(answers.disagree)
+        ALARM.labels(What.WITNESS).set(int(bool(self._disagree)))
+        signed = [signature.name for signature in answers.signatures]
+        self._health.beat(witnesses=len(signed), witnesses_missing=sorted(answers.missing))
 
     def _alarm(self, finding: Finding) -> None:
         """Say it, keep the evidence, and look for where it begins."""
@@ -550,7 +305,7 @@ class Notary:
         if identity in self._said:
             return
         self._said.add(identity)
-        place = self._alarms.keep(finding, self._now())
+        place = self._keep(finding)
         _log.error(
             "ALARM: the evidence does not hold",
             what=finding.what,
@@ -560,11 +315,17 @@ class Notary:
         if place and finding.what not in (What.HEAD, What.CHECKPOINT):
             self._locate(finding, place)
 
+    def _keep(self, finding: Finding) -> Path | None:
+        """Keep the evidence, with what was published; where it is, as `Alarms.keep` says it."""
+        kept = dict(finding.evidence)
+        if self._publisher.published and finding.what is not What.CHECKPOINT:
+            kept["checkpoint"] = self._publisher.published[0].encode()
+        return self._alarms.keep(replace(finding, evidence=kept), self._now())
+
     def _locate(self, finding: Finding, place: Path) -> None:
         """Look for the first record that is not what it was when it was checked."""
-        size = self._published[1].size if self._published else 0
         located, kept = finding.located, dict[str, bytes]()
-        if changed := first_changed(self._reader, self._folder, size, self._go_on):
+        if changed := first_changed(self._reader, self._folder, self._publisher.size, self._go_on):
             located, kept = changed
         elif located and finding.what is What.ROOT:
             kept = records(self._reader, located)
@@ -582,8 +343,3 @@ class Notary:
     def _now(self) -> int:
         """Seconds since 1970."""
         return self._clock() // 1_000_000_000
-
-
-def _leaves(spool: IO[bytes]) -> Iterator[bytes]:
-    while piece := spool.read(HASH_BYTES * WIDTH):
-        yield from (piece[at : at + HASH_BYTES] for at in range(0, len(piece), HASH_BYTES))
