@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.record import Record
 from tidegate_schemas.subjects import Principal
 
-from .project import State, address, client_tls, find_project
+from .project import SANDBOX, State, address, client_tls, find_project
 
 _KEY_SECONDS = 10.0
 
@@ -87,9 +88,15 @@ class Bus:
             window: see `connect`.
 
         Raises:
-            InvalidInput: no project, no running stack, or no such principal.
+            InvalidInput: no project, no running stack, or no such principal; or this is a handler
+                in a sandbox, to which messages of the past are delivered again.
             NotConnected: the stack does not answer.
         """
+        if SANDBOX in os.environ:
+            raise InvalidInput(
+                f"{SANDBOX} is set: messages of the past are delivered again here, and what is "
+                "said about them is not for the bus of the project"
+            )
         where = State(state or find_project(folder or Path.cwd()) / ".tidegate")
         who, url = Principal.parse(principal), address(where)
         if not where.keyring.path(who).exists():

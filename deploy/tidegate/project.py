@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # whoever only publishes pays neither for pydantic nor for ce
     from tidegate_schemas.settings import Settings
 
 SETTINGS = "tidegate.yaml"
+SANDBOX = "TIDEGATE_SANDBOX"
+"""Set in the environment of agents to which messages of the past are delivered again."""
 
 
 @dataclass(frozen=True, slots=True)

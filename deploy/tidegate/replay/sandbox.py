@@ -1,8 +1,9 @@
 """A broker of the moment, with agents of a project at it, and no way back.
 
 A process, a store and keys of its own: nobody in it knows an address or has a key of the bus whose
-messages are delivered again, and its broker knows of no other. What handlers do to the world
-outside of the bus is theirs: they find `TIDEGATE_SANDBOX=1` in their environment.
+messages are delivered again, and its broker knows of no other. Nor do handlers get to the bus of
+the project whose folder they run in, see `Bus.of_project`. What they do to the world outside of
+the bus is theirs: they find `TIDEGATE_SANDBOX=1` in their environment.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from tidegate.child import Child, OnLine
 from tidegate.processes import running
-from tidegate.project import Project, State
+from tidegate.project import SANDBOX, Project, State
 from tidegate_bus.broker.accounts import REGISTRAR, Identity, configuration
 from tidegate_bus.broker.server import Server
 from tidegate_bus.broker.topology import Limits, Subscription, converge, streams
@@ -27,7 +28,7 @@ from tidegate_schemas.identity import Role
 from tidegate_schemas.manifest import Manifest
 from tidegate_schemas.vocabulary import GATEWAY
 
-ENVIRONMENT = {"TIDEGATE_SANDBOX": "1"}
+ENVIRONMENT = {SANDBOX: "1"}
 
 _STORE_BYTES = 2**40
 """More than there will be: a full disk is found out when it is full."""
