@@ -226,7 +226,8 @@ class Custodian:
             case Kind.TASK:
                 return roster.providers.get(made.to) == by
             case Kind.EVENT:
-                return coordinates or made.to in roster.members[by].subscribes
+                member = roster.members.get(by)  # it may have been revoked just now
+                return coordinates or (member is not None and made.to in member.subscribes)
             case Kind.RESULT:
                 return made.to == by
             case Kind.CONTROL:
