@@ -15,12 +15,16 @@ import pytest
 
 from evidence.kit import NOTARY, ORIGIN, WRITER, Log, record, sign_export
 from support import ADMIN, Broker, running_broker
+from tidegate.cli.console import out
+from tidegate.evidence_keys import signing_keys
+from tidegate.project import load_project
 from tidegate_bus.appender import MAX_BATCH, FastAppender
 from tidegate_bus.broker.accounts import REGISTRAR
 from tidegate_bus.broker.topology import Limits, converge
 from tidegate_evidence.checkpoint import Checkpoint
 from tidegate_evidence.note import Note, Signer
 from tidegate_schemas import subjects
+from tidegate_schemas.evidence import KeyRole
 from tidegate_schemas.subjects import Kind, Verdict
 from tidegate_schemas.vocabulary import GATEWAY
 
@@ -61,6 +65,26 @@ def tidegate(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     return Program(monkeypatch, capsys)
+
+
+def test_keys_can_be_copied_from_any_terminal(
+    tidegate: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each stands whole in its line, however narrow that is."""
+    keys = signing_keys(load_project(tmp_path))
+    keys.ensure(0)
+    old = keys.signers(KeyRole.WRITER)[0].verifier
+    new = keys.rotate(KeyRole.WRITER, 60.0, 0).signer.verifier
+    monkeypatch.setattr(out, "_width", 40)
+    monkeypatch.setattr(out, "soft_wrap", False)
+    lines = tidegate("evidence", "keys").out.splitlines()
+
+    assert lines[:4] == [
+        f"writer   {new}",
+        "         signs, since 1970-01-01 00:00:00 UTC",
+        f"writer   {old}",
+        "         signs until 1970-01-01 00:01:00 UTC, since 1970-01-01 00:00:00 UTC",
+    ]
 
 
 def test_an_export_is_checked_with_one_key(tidegate: Program, export: Path) -> None:

@@ -14,7 +14,7 @@ from tidegate_schemas.clock import parse_duration, rfc3339
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.evidence import KeyRole
 
-from .console import JsonOption, ProjectOption, StateOption, clean, group, out, print_json, table
+from .console import JsonOption, ProjectOption, StateOption, clean, group, out, print_json
 
 app = group("Look at the keys that sign the ledger's evidence, and renew them.")
 
@@ -47,9 +47,10 @@ def keys(
     if as_json:
         print_json(rows)
         return
-    columns = ("role", "key", "since (UTC)", "status")
-    shown = ([clean(str(row[name])) if row[name] else None for name in row] for row in rows)
-    out.print(table("", columns, shown))
+    for row in rows:  # no table: a key that is folded cannot be copied
+        since = f", since {row['since']} UTC" if row["since"] else ""
+        text = f"{row['role']:<7}  {row['key']}\n{'':9}{row['status']}{since}"
+        out.print(clean(text), soft_wrap=True, highlight=False)
     out.print(f"trust file: {clean(str(here.state.trust))}", soft_wrap=True, highlight=False)
 
 
@@ -102,4 +103,4 @@ def _row(role: KeyRole, key: SigningKey) -> dict[str, str | None]:
 def _status(key: SigningKey) -> str:
     if key.until is None:
         return "signs"
-    return f"signs until {rfc3339(key.until)[:19].replace('T', ' ')}"
+    return f"signs until {rfc3339(key.until)[:19].replace('T', ' ')} UTC"
