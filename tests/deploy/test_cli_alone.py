@@ -294,6 +294,18 @@ def test_bad_input_is_said_in_one_line_and_exits_with_2(
     assert done.out == ""
 
 
+@pytest.mark.parametrize("command", ["erase", "privacy hold", "privacy release"])
+@pytest.mark.parametrize("subject", ["", " ", "ann,bob", ","])
+def test_a_command_about_a_person_is_about_one(
+    tidegate: Program, project: Path, command: str, subject: str
+) -> None:
+    """Of several, as messages name them, nobody is told that nothing is kept."""
+    done = tidegate(*command.split(), subject, "--reason", "they asked")
+
+    assert (done.status, done.out) == (2, "")
+    assert done.err == "error SUBJECT is one person; give the command once for each\n"
+
+
 def test_without_a_project_every_command_says_how_to_make_one(tidegate: Program) -> None:
     """For programs too."""
     for command in ("publish x", "run list", "ledger tail", "agent list", "up", "gateway"):

@@ -104,10 +104,12 @@ async def order(
     """Give a command about a data subject; None where nothing is kept about it.
 
     Raises:
-        InvalidInput: the reason would bring its name into the ledger.
+        InvalidInput: it is not one name, or the reason would bring that into the ledger.
         Denied, Held: see `say`.
         Unopened: who asks is no operator.
     """
+    if not subject.strip() or "," in subject:  # of several it would say that nothing is kept
+        raise InvalidInput("SUBJECT is one person; give the command once for each")
     if subject.casefold() in reason.casefold():
         raise InvalidInput("the reason names the person, and would stand in the ledger for ever")
     async with buses(principal, project, state) as (operator, sender):
