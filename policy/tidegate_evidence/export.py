@@ -11,8 +11,9 @@ So the key of the log, or a trust policy, is all that must be known beforehand.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,6 +65,7 @@ class Export:
 
         Raises:
             InvalidInput: the folder is no export.
+            OSError: one of its files cannot be read.
             VerificationError: a signature is missing or wrong, or the manifest is of another
                 checkpoint.
         """
@@ -71,14 +73,16 @@ class Export:
             if not (folder / name).is_file():
                 raise InvalidInput(f"{folder / name}: not there, so {folder} is no export")
         text = _read(folder / CHECKPOINT, MAX_NOTE_BYTES)
-        note = Note.parse(text)
-        checkpoint = trust.check(note)
+        with _naming(folder / CHECKPOINT):
+            note = Note.parse(text)
+            checkpoint = trust.check(note)
         announced = _announced(folder, trust, checkpoint)
         known = {witness.key for witness in trust.witnesses}
         announced_only = (key for key in announced.get("notary", ()) if key not in known)
         notaries = tuple(Witness(key.name, key) for key in announced_only)
         envelope = _read(folder / MANIFEST, MAX_MANIFEST_BYTES)
-        statement = verify(envelope, announced.get("export", ()))
+        with _naming(folder / MANIFEST):
+            statement = verify(envelope, announced.get("export", ()))
         about = dict(statement.predicate)
         match about:
             case {"first": int(first), "last": int(last)} if 1 <= first <= last + 1:
@@ -124,11 +128,11 @@ class Export:
         """The records of its JSON lines, each with the sequence that its line should have.
 
         Raises:
-            InvalidInput: it has none.
+            VerificationError: they are not there.
         """
         path = self.folder / RECORDS
         if not path.is_file():
-            raise InvalidInput(f"{path}: not there")
+            raise VerificationError(f"{path}: not there")
         with path.open("rb") as file:
             for place, line in enumerate(iter(partial(file.readline, _MAX_LINE), b""), self.first):
                 yield place, line.removesuffix(b"\n")
@@ -136,9 +140,10 @@ class Export:
 
 def _announced(folder: Path, trust: Trust, checkpoint: Checkpoint) -> dict[str, list[Verifier]]:
     """The keys that a record of the log says are in use, by what they sign."""
-    record = _read(folder / KEYS, _MAX_KEYS)
-    proof = Proof.parse(_read(folder / KEYS_PROOF, MAX_NOTE_BYTES))
-    if proof.check(record, trust).origin != checkpoint.origin:
+    record, proof = _read(folder / KEYS, _MAX_KEYS), _read(folder / KEYS_PROOF, MAX_NOTE_BYTES)
+    with _naming(f"{folder / KEYS}, by {KEYS_PROOF}"):
+        proven = Proof.parse(proof).check(record, trust)
+    if proven.origin != checkpoint.origin:
         raise VerificationError(f"{KEYS} is a record of another log")
     match read_object(record):
         case {
@@ -160,6 +165,15 @@ def _announced(folder: Path, trust: Trust, checkpoint: Checkpoint) -> dict[str, 
     return found
 
 
+@contextlib.contextmanager
+def _naming(what: object) -> Generator[None]:
+    """Whatever is wrong here is wrong with that."""
+    try:
+        yield
+    except VerificationError as error:
+        raise VerificationError(f"{what}: {error}") from None
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -169,11 +183,12 @@ def _read(path: Path, most: int) -> bytes:
     """A small file.
 
     Raises:
+        OSError: it cannot be read.
         VerificationError: it is not there, or not small.
     """
     try:
         data = read_file(path, most)
-    except OSError as error:
+    except FileNotFoundError as error:
         raise VerificationError(f"{path}: {error.strerror}") from None
     if len(data) > most:
         raise VerificationError(f"{path}: over {most:,} bytes")

@@ -141,6 +141,22 @@ def test_what_is_altered_is_located(tidegate: Program, export: Path) -> None:
     assert found.json["findings"][0] == {"kind": "altered", "first": 307, "last": 307, "detail": ""}
 
 
+@pytest.mark.parametrize("name", ["checkpoint", "manifest.json", "keys.json", "keys.tlog-proof"])
+def test_a_file_that_does_not_hold_is_named(tidegate: Program, export: Path, name: str) -> None:
+    """Whatever is wrong with it; so is one that is gone, and records that are gone."""
+    whole = (export / name).read_bytes()
+    for data in (b"", b"x", whole[:-60], whole[60:]):
+        (export / name).write_bytes(data)
+        done = tidegate("ledger", "verify", "export", "--key", KEY)
+        assert done.status == 5
+        assert done.err.startswith("error export/")
+        assert name in done.err
+    (export / name).write_bytes(whole)
+    (export / "records.jsonl").unlink()
+    done = tidegate("ledger", "verify", "export", "--key", KEY)
+    assert (done.status, done.err) == (5, "error export/records.jsonl: not there\n")
+
+
 def test_a_checkpoint_that_was_kept_is_held_against_an_export(
     tidegate: Program, tmp_path: Path, log: Log, export: Path
 ) -> None:

@@ -84,9 +84,13 @@ def check_proof(
 ) -> None:
     """Check that a record is in the log, offline. Exit status 5 if that is not proven."""
     trusted = read_trust(key, trust)
-    found, data = Proof.parse(read(proof)), read(record)
-    # A line end is no part of a record: none ends with one, and a line of an export does.
-    checkpoint = found.check(data.removesuffix(b"\n"), trusted)
+    text, data = read(proof), read(record)
+    try:
+        found = Proof.parse(text)
+        # A line end is no part of a record: none ends with one, and a line of an export does.
+        checkpoint = found.check(data.removesuffix(b"\n"), trusted)
+    except VerificationError as error:
+        raise VerificationError(f"{proof} does not prove {record}: {error}") from error
     cosigned = times(trusted.cosigned(found.note))
     if as_json:
         body = {"seq": found.index + 1, "checkpoint": describe(checkpoint), "cosigned": cosigned}

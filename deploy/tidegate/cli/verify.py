@@ -168,8 +168,9 @@ def _check_kept(kept: Path | None, trust: Trust, now: Checkpoint, tiles: TileRea
     """
     if kept is None:
         return
+    note = read_note(kept)
     try:
-        check_growth(trust.check(read_note(kept)), now, tiles)
+        check_growth(trust.check(note), now, tiles)
     except VerificationError as error:
         raise VerificationError(f"{kept}: {error}") from error
 
