@@ -232,21 +232,23 @@ def trust_text(project: Project) -> str:
     """
     keys = signing_keys(project)
     lines = [f"log {signer.verifier}" for signer in keys.signers(KeyRole.WRITER)]
-    notaries = [str(signer.verifier) for signer in keys.signers(KeyRole.NOTARY)]
-    names = [f"notary-{number}" for number in range(1, len(notaries) + 1)]
-    lines += [f"witness {name} {key}" for name, key in zip(names, notaries, strict=True)]
-    lines.append(f"group notary any {' '.join(names)}")
+    notaries = [signer.verifier for signer in keys.signers(KeyRole.NOTARY)]
+    lines += [f"witness {_name(key)} {key}" for key in notaries]
+    lines.append(f"group notary any {' '.join(map(_name, notaries))}")
     others = witnesses(project)
     quorum = "notary"
     if others:
-        names = [f"witness-{number}" for number in range(1, len(others) + 1)]
-        lines += [
-            f"witness {name} {key} {url}" for name, (key, url) in zip(names, others, strict=True)
-        ]
-        lines.append(f"group witnesses {project.settings.evidence.quorum} {' '.join(names)}")
+        lines += [f"witness {_name(key)} {key} {url}" for key, url in others]
+        names = " ".join(_name(key) for key, _ in others)
+        lines.append(f"group witnesses {project.settings.evidence.quorum} {names}")
         lines.append("group everybody all notary witnesses")
         quorum = "everybody"
     return "\n".join([*lines, f"quorum {quorum}", ""])
+
+
+def _name(key: Verifier) -> str:
+    """What people know a key by; no two of them have the same, and no group has one."""
+    return f"{key.name}+{key.key_id.hex()}"
 
 
 def trusted_writers(state: State) -> tuple[Verifier, ...]:

@@ -106,12 +106,17 @@ class Trust:
         signed = [key.check(note) for key in keys]  # each: one that is false is an error
         if signed.count(None) == len(keys):
             raise VerificationError(f"the checkpoint has no known signature of {checkpoint.origin}")
-        cosigned = set(self.cosigned(note))
+        witnesses = set(self.cosigned(note))
+        cosigned = {_NONE, *witnesses}
         for group in self.groups:
             if len(cosigned & set(group.members)) >= group.least:
                 cosigned.add(group.name)
-        if self.quorum not in cosigned | {_NONE}:
-            raise VerificationError(f"the checkpoint is not cosigned by the quorum {self.quorum}")
+        if self.quorum not in cosigned:
+            absent = [one.name for one in self.witnesses if one.name not in witnesses]
+            raise VerificationError(
+                f"the checkpoint of {checkpoint.size:,} records is not cosigned by the quorum "
+                f"{self.quorum}; missing is {', '.join(absent)}"
+            )
         return checkpoint
 
     def cosigned(self, note: Note) -> dict[str, int]:

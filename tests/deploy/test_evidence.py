@@ -139,6 +139,7 @@ async def test_doctor_says_what_is_not_signed(project: Path) -> None:
         await until(settled)
         found = await lines(stack)
 
-    assert "not cosigned by the quorum" in found["evidence notary"].detail
+    detail = found["evidence notary"].detail
+    assert "is not cosigned by the quorum everybody; missing is w.example+" in detail
     assert not found["evidence notary"].ok
     assert not found["evidence witness w.example"].ok

@@ -133,17 +133,18 @@ def test_the_trust_file_names_every_key_that_counts(project: Project) -> None:
     )
     writers = [s.verifier for s in keys.signers(KeyRole.WRITER)]
     (notary,) = (s.verifier for s in keys.signers(KeyRole.NOTARY))
+    name, w1, w2 = (f"{k.name}+{k.key_id.hex()}" for k in (notary, W1.verifier, W2.verifier))
 
     write_trust(project)
 
     assert project.state.trust.read_text().splitlines() == [
         f"log {writers[0]}",
         f"log {writers[1]}",
-        f"witness notary-1 {notary}",
-        "group notary any notary-1",
-        f"witness witness-1 {W1.verifier} http://127.0.0.1:1",
-        f"witness witness-2 {W2.verifier} http://127.0.0.1:1",
-        "group witnesses 1 witness-1 witness-2",
+        f"witness {name} {notary}",
+        f"group notary any {name}",
+        f"witness {w1} {W1.verifier} http://127.0.0.1:1",
+        f"witness {w2} {W2.verifier} http://127.0.0.1:1",
+        f"group witnesses 1 {w1} {w2}",
         "group everybody all notary witnesses",
         "quorum everybody",
     ]
