@@ -156,7 +156,11 @@ async def test_a_workflow_about_somebody_leaves_nothing_readable_behind(
 
         status, said = await tidegate(project, state, "run", "list", "--json")
         assert status == 0, said
-        assert sorted(r["status"] for r in json.loads(said)) == ["failed", "succeeded", "succeeded"]
+        runs = json.loads(said)
+        assert sorted(r["status"] for r in runs) == ["failed", "succeeded", "succeeded"]
+        sealed = next(r["id"] for r in runs if r["sealed"])
+        status, said = await tidegate(project, state, "run", "show", sealed)
+        assert (status, "waiting" in said, "personal and sealed" in said) == (0, False, True)
         before = await here.buses[str(OPERATOR)].ledger.last()
         assert before
         assert (await verified(project, state))["unreplayable"] == {"erased": 0}

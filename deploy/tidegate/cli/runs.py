@@ -88,8 +88,7 @@ def list_(
             r["blueprint"],
             _styled(r["status"]),
             r["started"][:19].replace("T", " "),
-            f"{sum(s['status'] in ('succeeded', 'skipped') for s in r['steps'].values())}"
-            f"/{len(r['steps'])}",
+            f"{'?' if r['sealed'] else _done(r['steps'])}/{len(r['steps'])}",
             clean(r["correlation"]),
         )
         for r in runs
@@ -216,6 +215,7 @@ def _as_dict(found: Run) -> dict[str, Any]:
         "correlation": found.correlation,
         "error": found.error,
         "output": found.output,
+        "sealed": found.sealed,
         "steps": {
             name: {
                 "status": step.status,
@@ -238,6 +238,10 @@ def _as_dict(found: Run) -> dict[str, Any]:
     }
 
 
+def _done(steps: dict[str, Any]) -> int:
+    return sum(step["status"] in ("succeeded", "skipped") for step in steps.values())
+
+
 def _output(step: dict[str, Any]) -> str:
     error: str | None = step["error"]
     return error or msgspec.json.encode(step["output"]).decode()
@@ -249,6 +253,12 @@ def _print_run(found: dict[str, Any]) -> None:
         f"{'; ' + clean(found['error']) if found['error'] else ''}"
     )
     out.print(f"correlation {clean(found['correlation'])}, started {found['started'][:19]}Z")
+    if found["sealed"]:
+        out.print(
+            "its data is personal and sealed, so how far its steps are is not to be seen; see "
+            f"`tidegate ledger timeline {clean(found['correlation'])}`"
+        )
+        return
     rows: list[tuple[Any, ...]] = []
     for name, step in found["steps"].items():
         units = step["units"]
