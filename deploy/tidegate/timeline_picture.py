@@ -28,7 +28,7 @@ _BAR = 16
 _PADDING = 12
 _NARROWEST, _WIDEST = 11.0, 84.0
 """Pixels between two records, for no time and for a wait that is cut short."""
-_LEAST_WIDTH = 900.0
+_LEAST_WIDTH = 820.0
 _TICK_EVERY = 104.0
 _NUMBERED = 15.0
 _CHARACTER = 6.3
