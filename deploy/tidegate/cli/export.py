@@ -75,9 +75,9 @@ def export(
         body = {**msgspec.to_builtins(said), "folder": str(folder), "record": record}
         print_json({**body, "not_signed_yet": behind})
         return
+    what = f"records {said.first:,} to {said.last:,}" if count else "no records"
     out.print(
-        f"{clean(str(folder))}: records {said.first:,} to {said.last:,}, checkpoint of "
-        f"{said.size:,}; ledger record {record}",
+        f"{clean(str(folder))}: {what}, checkpoint of {said.size:,}; ledger record {record}",
         highlight=False,
     )
     out.print(f"manifest {said.manifest}", highlight=False)

@@ -190,10 +190,11 @@ def _audit(
 def _print(result: _Result) -> None:
     report, checkpoint = result.report, result.report.checkpoint
     cosigned = ", ".join(f"{who} at {time}" for who, time in times(result.cosigned).items())
+    part = f"{report.first:,} to {report.last:,}" if report.first <= report.last else "of none"
     lines = {
         "checkpoint": f"{checkpoint.origin}, {checkpoint.size:,} records, {checkpoint.root.hex()}",
         "cosigned": cosigned or "by nobody who is known",
-        "records": f"{report.first:,} to {report.last:,}: {report.records:,} found",
+        "records": f"{part}: {report.records:,} found",
         **result.about,
     }
     for name, what in lines.items():

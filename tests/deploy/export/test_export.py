@@ -137,6 +137,7 @@ async def test_a_part_of_the_ledger(stack: Sealed, tidegate: Program) -> None:
     assert two.query == {"since": middle}
     assert (three.first, three.last) == (1, 0)
     assert read("none/records.jsonl") == b""
+    assert none.out.startswith("none: no records, checkpoint of ")
 
 
 async def test_what_the_notary_has_not_signed_stays_behind(
