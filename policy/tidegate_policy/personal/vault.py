@@ -70,7 +70,8 @@ class Vault:
             connection.execute("PRAGMA temp_store=MEMORY")
             connection.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
-            raise InvalidInput(f"{path}: no vault of keys: {error}") from error
+            why = getattr(error, "strerror", None) or error
+            raise InvalidInput(f"{path}: no vault of keys: {why}") from error
         return cls(connection, path)
 
     @classmethod
