@@ -136,6 +136,26 @@ async def coordinator(project: Project) -> None:
         await _until_signal(coordinator.run(), _after(coordinator.ready(), ready))
 
 
+async def edge(project: Project) -> None:
+    """The process of the HTTP edge."""
+    from .edge import Edge
+
+    health = Health()
+    async with Edge(project, health) as edge:
+        with telemetry(project.state, "edge", health):
+            await _until_signal(edge.run(), asyncio.sleep(0), drain=edge.stop)
+
+
+async def console(project: Project) -> None:
+    """The process of the web console."""
+    from .console import Console
+
+    health = Health()
+    async with Console(project, health) as console:
+        with telemetry(project.state, "console", health):
+            await _until_signal(console.run(), asyncio.sleep(0), drain=console.stop)
+
+
 async def worker(project: Project, reference: str) -> None:
     """The process of a worker.
 

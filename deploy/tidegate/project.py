@@ -20,7 +20,7 @@ from tidegate_bus.identity.register import Register
 from tidegate_schemas.errors import InvalidDocument, InvalidInput, Problem
 from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal
-from tidegate_schemas.vocabulary import COORDINATOR, GATEWAY, OPERATOR
+from tidegate_schemas.vocabulary import CONSOLE, COORDINATOR, EDGE, GATEWAY, OPERATOR
 
 if TYPE_CHECKING:  # whoever only publishes pays neither for pydantic nor for cedar
     from tidegate_schemas.blueprint import Blueprint
@@ -99,6 +99,26 @@ class State:
         return self.folder / "address"
 
     @property
+    def tokens(self) -> Path:
+        """Who may come in over HTTP, see `tokens`."""
+        return self.folder / "tokens.json"
+
+    @property
+    def edge_url(self) -> Path:
+        """Where the HTTP edge listens."""
+        return self.folder / "edge.url"
+
+    @property
+    def console_url(self) -> Path:
+        """Where the console listens."""
+        return self.folder / "console.url"
+
+    @property
+    def index(self) -> Path:
+        """What is looked up in the ledger by other things than its sequence; can be made anew."""
+        return self.folder / "index.db"
+
+    @property
     def evidence(self) -> Path:
         """What proves the ledger, and the keys that sign it."""
         return self.folder / "evidence"
@@ -160,6 +180,8 @@ class Project:
         yield PROBE, Role.PROBE
         yield COORDINATOR, Role.COORDINATOR
         yield OPERATOR, Role.OPERATOR
+        yield EDGE, Role.READER
+        yield CONSOLE, Role.READER
         for manifest in self.manifests:
             yield manifest.principal, Role.AGENT
         for publisher in self.settings.publishers:

@@ -1,4 +1,4 @@
-"""The local stack: broker, gateway, notary, coordinator and the agents of a project, supervised."""
+"""The local stack: a project's broker, gateway, notary, coordinator, agents and HTTP faces."""
 
 from __future__ import annotations
 
@@ -38,6 +38,9 @@ from .processes import running, telemetry
 from .project import Project, State, check_blueprints, client_tls, load_project
 from .reconciler import Applied, Reconciler, note
 
+FACES = ("edge", "console")
+"""Processes that speak HTTP."""
+
 _POLL_SECONDS = 0.02
 _GRACE_SECONDS = 5.0
 _PATIENCE_SECONDS = 10.0
@@ -57,6 +60,7 @@ class Stack:
         project: what to run.
         on_line: called with each process's name and log lines.
         agents: run only these, as `team.name`; all by default.
+        faces: run these of `FACES`; none by default.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Stack:
         *,
         on_line: OnLine = _ignore,
         agents: Collection[str] | None = None,
+        faces: Collection[str] = (),
     ) -> None:
         self.project = project
         self._on_line = on_line
@@ -77,6 +82,7 @@ class Stack:
         self._gateway = self._child("gateway", "gateway")
         self._coordinator = self._child("coordinator", "coordinator")
         self._notary = self._child("notary", "notary")
+        self._faces = [self._child(face, face) for face in FACES if face in faces]
         self._workers: dict[str, Child] = {}
         self._health = Health()
         self._guards = Guards(project, self.connect, on_line, self._health)
@@ -96,7 +102,8 @@ class Stack:
     @property
     def children(self) -> list[Child]:
         """Every other process, in the order in which they are stopped."""
-        return [*self._workers.values(), self._coordinator, self._gateway, self._notary]
+        last = (self._coordinator, self._gateway, self._notary)
+        return [*self._faces, *self._workers.values(), *last]
 
     async def start(self) -> None:
         """Start everything; returns when all of it is ready.
@@ -149,7 +156,7 @@ class Stack:
         self._identities = asyncio.create_task(self._keep_identities(version, who))
 
     async def stop(self) -> None:
-        """Drain: agents first, then coordinator and gateway, the broker last.
+        """Drain: the HTTP faces, agents, then coordinator and gateway, the broker last.
 
         Does nothing to a stack that could not start because another one runs in the folder.
         """
@@ -162,6 +169,7 @@ class Stack:
         self._telemetry.close()
         await self._deliveries.stop()
         await self._guards.stop()
+        await asyncio.gather(*(face.stop(_GRACE_SECONDS) for face in self._faces))
         await asyncio.gather(*(worker.stop(grace) for worker in self._workers.values()))
         await self._coordinator.stop(_GRACE_SECONDS)
         await self._gateway.stop(_GRACE_SECONDS)

@@ -30,7 +30,11 @@ class RunningProject:
 
 @contextlib.asynccontextmanager
 async def running_project(
-    root: Path, state: Path, *, agents: Collection[str] | None = None
+    root: Path,
+    state: Path,
+    *,
+    agents: Collection[str] | None = None,
+    faces: Collection[str] = (),
 ) -> AsyncGenerator[RunningProject]:
     """Run a project for the length of a test: real broker, real processes, fresh state.
 
@@ -38,9 +42,10 @@ async def running_project(
         root: the project, an absolute path.
         state: an empty folder for its state.
         agents: run only these, as `team.name`.
+        faces: run also these, of `edge` and `console`.
 
     Raises:
         TidegateError: something does not start; says what.
     """
-    async with Stack(load_project(root, state), agents=agents) as stack:
+    async with Stack(load_project(root, state), agents=agents, faces=faces) as stack:
         yield RunningProject(stack)

@@ -25,6 +25,7 @@ class Role(StrEnum):
     NOTARY = "notary"
     COORDINATOR = "coordinator"
     OPERATOR = "operator"
+    READER = "reader"
     PROBE = "probe"
     AGENT = "agent"
     PUBLISHER = "publisher"

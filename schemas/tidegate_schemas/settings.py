@@ -98,6 +98,35 @@ class PrivacySettings(Document):
     default. A legal hold keeps it longer."""
 
 
+class EdgeTlsSettings(Document):
+    """Certificates of the HTTP edge; paths are relative to the project."""
+
+    certificate: Annotated[str, Field(min_length=1)]
+    key: Annotated[str, Field(min_length=1)]
+    clients: Annotated[str, Field(min_length=1)] | None = None
+    """Authority of the certificates that clients may show; without it none are asked for."""
+
+
+class EdgeSettings(Document):
+    """HTTP for systems that do not speak NATS."""
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """0 takes a free one; the URL is written to the state directory."""
+    body_bytes: Annotated[int, Field(ge=1024, le=64 * MiB)] = MiB
+    """Largest request; what an envelope may hold is said by `gateway.envelope_bytes`."""
+    tls: EdgeTlsSettings | None = None
+    """Without it plain HTTP is spoken, which is for this machine or behind a proxy."""
+
+
+class ConsoleSettings(Document):
+    """The web console."""
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """0 takes a free one; the URL is written to the state directory."""
+
+
 class Settings(Document):
     """A project: a folder with this file, `agents/`, `blueprints/` and `policy/`."""
 
@@ -108,3 +137,5 @@ class Settings(Document):
     gateway: GatewaySettings = GatewaySettings()
     evidence: EvidenceSettings = EvidenceSettings()
     privacy: PrivacySettings = PrivacySettings()
+    edge: EdgeSettings = EdgeSettings()
+    console: ConsoleSettings = ConsoleSettings()

@@ -16,6 +16,11 @@ COORDINATOR = Principal("tidegate", "coordinator")
 OPERATOR = Principal("tidegate", "operator")
 """Who sends what people type at the command line."""
 
+EDGE = Principal("tidegate", "edge")
+CONSOLE = Principal("tidegate", "console")
+"""Who read the ledger for those that come in over HTTP. They submit nothing: what somebody says
+there is said by that somebody."""
+
 IDENTITY_REGISTER = "identity.register"
 """Control. Data: `identity.Registration`. From here on the principal takes part as it says."""
 

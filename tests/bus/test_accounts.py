@@ -25,7 +25,7 @@ from tidegate_bus.ingress import PulledIngress
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal
-from tidegate_schemas.vocabulary import COORDINATOR, GATEWAY
+from tidegate_schemas.vocabulary import COORDINATOR, EDGE, GATEWAY
 
 INGRESS, LEDGER, HEADS = "INGRESS_0", "LEDGER_0", "HEADS_0"
 OPEN_CONSUMER = json.dumps(
@@ -110,6 +110,7 @@ ALLOWED: dict[Principal, set[str]] = {
         "$JS.API.STREAM.INFO.LEDGER_0",
     },
     OPERATOR: {"$JS.API.DIRECT.GET.LEDGER_0"},
+    EDGE: {"$JS.API.DIRECT.GET.LEDGER_0"},
     COORDINATOR: {"$JS.API.DIRECT.GET.LEDGER_0"},
     GATEWAY: {
         "ledger.0.allow.task.work.do",

@@ -68,6 +68,8 @@ def test_the_scaffold_is_a_project(project: Path) -> None:
         "tidegate.notary": Role.NOTARY,
         "tidegate.coordinator": Role.COORDINATOR,
         "tidegate.operator": Role.OPERATOR,
+        "tidegate.edge": Role.READER,
+        "tidegate.console": Role.READER,
         "front-desk.greeter": Role.AGENT,
         "outside.website": Role.PUBLISHER,
     }
@@ -92,7 +94,7 @@ def test_everybody_gets_a_key_and_keeps_it(project: Path) -> None:
     ensure_keys(found, 2)
 
     assert current(found).users() == first
-    assert len({identity.public_key for identity in first}) == 9
+    assert len({identity.public_key for identity in first}) == 11
     seeds = list((project / ".tidegate" / "keys").iterdir())
     assert {seed.stat().st_mode & 0o777 for seed in seeds} == {0o600}
 

@@ -289,7 +289,7 @@ async def test_nothing_is_left_of_a_stack_that_is_killed(project: Path) -> None:
             if b"Ctrl-C" in line:
                 break
     children = [info.pid for info in running(state)]
-    assert len(children) == 5
+    assert len(children) == 7
     broker = _listening(address(state))
     process.kill()
     await process.communicate()

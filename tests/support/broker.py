@@ -41,7 +41,7 @@ from tidegate_policy.signing.heads import Heads
 from tidegate_schemas.identity import Registration, Role
 from tidegate_schemas.record import Record
 from tidegate_schemas.subjects import Principal, stream_info
-from tidegate_schemas.vocabulary import COORDINATOR, GATEWAY, OPERATOR
+from tidegate_schemas.vocabulary import COORDINATOR, EDGE, GATEWAY, OPERATOR
 
 from .waiting import until
 
@@ -69,6 +69,7 @@ ROLES = {
     PROBE: Role.PROBE,
     COORDINATOR: Role.COORDINATOR,
     OPERATOR: Role.OPERATOR,
+    EDGE: Role.READER,
     AGENT: Role.AGENT,
     OTHER: Role.AGENT,
     PUBLISHER: Role.PUBLISHER,

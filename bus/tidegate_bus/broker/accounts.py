@@ -146,6 +146,8 @@ def permissions(principal: Principal, role: Role, partition: int = 0) -> Permiss
             return Permissions(
                 (*sender.publish, *reader), (*sender.subscribe, subjects.tail(partition))
             )
+        case Role.READER:
+            return Permissions(reader, (own_inbox, subjects.tail(partition)))
         case Role.PUBLISHER | Role.PROBE:
             return sender
         case Role.WARDEN:

@@ -52,6 +52,8 @@ _COMMANDS = {
     "gateway": "process",
     "notary": "process",
     "coordinator": "process",
+    "edge": "process",
+    "console": "process",
 }
 """Each command and the module that holds it, in the order of the help."""
 

@@ -33,6 +33,24 @@ def coordinator(project: ProjectOption = None, state: StateOption = None) -> Non
     raise typer.Exit(processes.run_process(work, "coordinator"))
 
 
+def edge(project: ProjectOption = None, state: StateOption = None) -> None:
+    """Run the HTTP edge alone (`up` does this for you).
+
+    It takes CloudEvents, tasks and webhooks, for whoever has a token; see `tidegate token`.
+    """
+    work = processes.edge(open_project(project, state))
+    raise typer.Exit(processes.run_process(work, "edge"))
+
+
+def console(project: ProjectOption = None, state: StateOption = None) -> None:
+    """Run the web console alone (`up` does this for you).
+
+    Operators log in there with a token; see `tidegate token`.
+    """
+    work = processes.console(open_project(project, state))
+    raise typer.Exit(processes.run_process(work, "console"))
+
+
 def worker(
     reference: Annotated[
         str,

@@ -13,7 +13,7 @@ import typer
 
 from tidegate.child import OnLine
 from tidegate.project import Project, open_project
-from tidegate.stack import Stack
+from tidegate.stack import FACES, Stack
 
 from .console import ProjectOption, StateOption, clean, err, run
 
@@ -47,7 +47,7 @@ async def _up(project: Project, quiet: bool) -> None:
     log_to(printer)
     began = loop.time()
     err.print(f"starting [bold]{clean(project.settings.project)}[/bold]")
-    starting = asyncio.create_task(_started(Stack(project, on_line=printer)))
+    starting = asyncio.create_task(_started(Stack(project, on_line=printer, faces=FACES)))
     interrupted = asyncio.create_task(stop.wait())
     await asyncio.wait({starting, interrupted}, return_when=asyncio.FIRST_COMPLETED)
     interrupted.cancel()
@@ -62,6 +62,11 @@ async def _up(project: Project, quiet: bool) -> None:
             f"[green]ready[/green] in {seconds:.1f} s at {stack.server.url}, "
             f"{len(project.manifests)} agents; Ctrl-C stops"
         )
+        for name, path in (
+            ("edge", project.state.edge_url),
+            ("console", project.state.console_url),
+        ):
+            err.print(f"{name:<7} {path.read_text('utf-8').strip()}", highlight=False)
         while not stop.is_set():
             stack.check()
             try:

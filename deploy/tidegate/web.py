@@ -1,0 +1,93 @@
+"""An application on an HTTP server inside of a process that has other things to do too."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from tidegate_schemas.errors import InvalidInput
+
+_BACKLOG = 512
+_KEEP_ALIVE_SECONDS = 75
+_DRAIN_SECONDS = 4
+"""For what is on its way when it is to stop; below the time after which a stack kills."""
+
+
+class WebServer:
+    """Listens from its making on; who asks before it `run`s waits.
+
+    Args:
+        app: the ASGI application.
+        host: where to listen.
+        port: the same; 0 takes a free one.
+        written: file that holds the URL while it runs.
+        tls: certificates; plain HTTP without.
+        protocol: how HTTP is read, if not as uvicorn does.
+
+    Raises:
+        InvalidInput: it cannot listen there.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        host: str,
+        port: int,
+        written: Path,
+        *,
+        tls: ssl.SSLContext | None = None,
+        protocol: type[Any] | None = None,
+    ) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        except OSError as error:
+            raise InvalidInput(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        name = f"[{host}]" if ":" in host else host
+        scheme = "https" if tls else "http"
+        self.url = f"{scheme}://{name}:{self._socket.getsockname()[1]}"
+        self._written = written
+        written.write_text(f"{self.url}\n", "utf-8")
+        settings = uvicorn.Config(
+            app,
+            http=protocol or "auto",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=_DRAIN_SECONDS,
+        )
+        if tls:
+            settings.load()
+            settings.ssl = tls
+        self._server = _Server(settings)
+
+    async def run(self) -> None:
+        """Serve until `stop`, and then what is on its way."""
+        try:
+            await self._server.serve([self._socket])
+        finally:
+            self._written.unlink(missing_ok=True)
+            self._socket.close()
+
+    def stop(self) -> None:
+        """Take no more connections."""
+        self._server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    """Signals are for the process, which has more to end than this."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
