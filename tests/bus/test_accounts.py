@@ -198,7 +198,7 @@ async def test_a_principal_may_publish_what_its_role_names_and_nothing_else(
 ) -> None:
     """The broker itself refuses every other subject, all of the API among them."""
     raw = await speaking_as(who)
-    unheard = (GATEWAY, REGISTRAR, WARDEN, NOTARY)
+    unheard = (GATEWAY, REGISTRAR, WARDEN, NOTARY, EDGE)
     own: set[str] = set() if who in unheard else {f"in.{who}", f"vault.{who}"}
     allowed = {
         subject
