@@ -260,6 +260,7 @@ class Coordinator:
             case Dispatch():
                 about |= {"kind": Kind.TASK.value, "to": command.task, "blueprint": run.digest}
                 about |= {"onbehalfof": behalf(run), "causationid": run.event["id"]}
+                about |= {"causationsource": run.event["source"]}
                 about |= _personal(run)
                 about |= _attempt(command)
                 return self._envelope(command.task, command.data, id=command.id, **about)

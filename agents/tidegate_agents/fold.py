@@ -326,7 +326,7 @@ class Fold:
         correlation = envelope.correlationid or envelope.id
         started: list[str] = []
         for version in versions:
-            name = run_id(version.digest, event["by"], envelope.id)
+            name = run_id(version.digest, event["by"], envelope.source, envelope.id)
             known = self.runs.get(name)
             if known is None or known.announced:
                 begin = start if closed is None else unread

@@ -20,6 +20,7 @@ from nats.aio.msg import Msg
 from tidegate_schemas import subjects
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.errors import (
+    BacklogFull,
     Denied,
     InvalidEnvelope,
     InvalidRecord,
@@ -40,6 +41,9 @@ _RESEND_SECONDS = 2.0
 _RESEND_MAX_SECONDS = 10.0
 _REFUSED_PAUSE_SECONDS = 0.25
 _LOOK_SECONDS = 0.1
+_EARLY = 4096
+_BACKLOG_FULL = 10077
+"""What JetStream answers where a subject has as many messages as it may have."""
 
 
 @dataclass(slots=True)
@@ -50,6 +54,7 @@ class _Open:
         done: set with the receipt, or with None once it is accepted if no more is waited for.
         resend: when it is sent again if nothing was heard.
         pause: how long after that the next time.
+        patient: whether to wait where the broker takes no more of this sender for now.
         ingress: under which sequences it was accepted.
     """
 
@@ -61,6 +66,7 @@ class _Open:
     began: float
     deadline: float
     resend: float
+    patient: bool
     pause: float = _RESEND_SECONDS
     ingress: set[int] = field(default_factory=set[int])
     refusal: str = ""
@@ -77,8 +83,8 @@ class Publisher:
         self._inbox = f"{subjects.inbox(connection.principal)}.{secrets.token_hex(8)}"
         self._window = asyncio.Semaphore(window)
         self._by_token: dict[str, _Open] = {}
-        self._by_id: dict[str, list[_Open]] = {}
         self._by_ingress: dict[int, _Open] = {}
+        self._early: dict[int, Receipt] = {}
         self._sent = 0
         self._loop = asyncio.get_running_loop()
         self._looking: asyncio.Task[None] | None = None  # kept, or it would be collected
@@ -100,12 +106,22 @@ class Publisher:
 
     @overload
     async def publish(
-        self, envelope: Envelope, *, wait: Literal["verdict"] = "verdict", timeout: float = 30.0
+        self,
+        envelope: Envelope,
+        *,
+        wait: Literal["verdict"] = "verdict",
+        timeout: float = 30.0,
+        when_full: Literal["wait", "raise"] = "wait",
     ) -> Receipt: ...
 
     @overload
     async def publish(
-        self, envelope: Envelope, *, wait: Literal["accepted"], timeout: float = 30.0
+        self,
+        envelope: Envelope,
+        *,
+        wait: Literal["accepted"],
+        timeout: float = 30.0,
+        when_full: Literal["wait", "raise"] = "wait",
     ) -> None: ...
 
     async def publish(
@@ -114,16 +130,19 @@ class Publisher:
         *,
         wait: Literal["verdict", "accepted"] = "verdict",
         timeout: float = 30.0,
+        when_full: Literal["wait", "raise"] = "wait",
     ) -> Receipt | None:
         """Publish an envelope.
 
         Args:
-            envelope: what to publish; its id makes a repeated call harmless. Personal data is
-                sealed first.
+            envelope: what to publish; its id (of an event, with its source) makes a repeated call
+                harmless. Personal data is sealed first.
             wait: `verdict` returns when the gateway has decided and the ledger has the record.
                 `accepted` returns when the durable ingress has it; the verdict is not awaited.
             timeout: seconds from its first sending; it is sent again within them when nothing
                 is heard.
+            when_full: what to do while as much of this sender waits for the gateway as the broker
+                takes: try again until the timeout, or leave that to the caller.
 
         Returns:
             The receipt: verdict, ledger sequence and deciding policies. A repeated envelope gets
@@ -137,6 +156,7 @@ class Publisher:
             InvalidEnvelope: it is larger than the broker takes, or does not say whom its personal
                 data is about; nothing was sent.
             Unopened: the data of one of those was erased; nothing was sent.
+            BacklogFull: the broker takes no more of this sender for now (only with `raise`).
             Unavailable: the connection was closed, or the gateway gave no key in time.
         """
         if is_personal(envelope) and envelope.dataenc is None:
@@ -159,9 +179,9 @@ class Publisher:
                 began=now,
                 deadline=now + timeout,
                 resend=now + _RESEND_SECONDS,
+                patient=when_full == "wait",
             )
             self._by_token[open_.token] = open_
-            self._by_id.setdefault(open_.envelope_id, []).append(open_)
             try:
                 await self._send(open_)
                 receipt = await open_.done
@@ -184,10 +204,6 @@ class Publisher:
         for sequence in open_.ingress:  # an answer may name another's: nobody vouches for it
             if self._by_ingress.get(sequence) is open_:
                 del self._by_ingress[sequence]
-        same = self._by_id[open_.envelope_id]
-        same.remove(open_)
-        if not same:
-            del self._by_id[open_.envelope_id]
 
     def _resend_all(self) -> None:
         """After a reconnect nobody knows what arrived."""
@@ -222,8 +238,10 @@ class Publisher:
         try:
             answer = msgspec.json.decode(message.data, type=_PubAck)
         except msgspec.DecodeError:  # no responders: headers only
-            answer = _PubAck(error=_PubError(503, "no ingress"))
+            answer = _PubAck(error=_PubError(503, description="no ingress"))
         if answer.error is not None:
+            if answer.error.err_code == _BACKLOG_FULL and not open_.patient:
+                _settle(open_, BacklogFull(self._connection.principal, _REFUSED_PAUSE_SECONDS))
             open_.refusal = f"{answer.error.description} ({answer.error.code})"
             open_.resend = self._loop.time() + _REFUSED_PAUSE_SECONDS
             return
@@ -231,6 +249,8 @@ class Publisher:
         self._by_ingress[answer.seq] = open_
         if open_.only_accepted:
             _settle(open_, None)
+        elif (early := self._early.pop(answer.seq, None)) and early.id in ("", open_.envelope_id):
+            _settle(open_, early)
 
     async def _on_receipts(self, message: Msg) -> None:
         try:
@@ -239,10 +259,12 @@ class Publisher:
             _log.warning("not receipts", subject=message.subject, error=str(error))
             return
         for receipt in receipts:
-            found = self._by_id.get(receipt.id, [])
-            if not receipt.id and receipt.ingress in self._by_ingress:  # it could not be read
-                found = [self._by_ingress[receipt.ingress]]
-            for open_ in found:
+            open_ = self._by_ingress.get(receipt.ingress)
+            if open_ is None:  # of another connection of this principal; or it overtook its PubAck
+                self._early[receipt.ingress] = receipt
+                if len(self._early) > _EARLY:
+                    del self._early[next(iter(self._early))]
+            elif receipt.id in ("", open_.envelope_id):  # without one it could not be read
                 _settle(open_, None if open_.only_accepted else receipt)
 
     async def __aenter__(self) -> Self:
@@ -274,6 +296,7 @@ def _no_receipt(open_: _Open) -> NoReceipt:
 
 class _PubError(msgspec.Struct, frozen=True):
     code: int
+    err_code: int = 0
     description: str = ""
 
 

@@ -147,4 +147,5 @@ def _started(hold: Hold, by: str) -> bool:
     envelope = hold.envelope
     if hold.by != str(vocabulary.COORDINATOR) or not (envelope.blueprint and envelope.causationid):
         return False
-    return envelope.runid == vocabulary.run_id(envelope.blueprint, by, envelope.causationid)
+    source, id = envelope.causationsource or "", envelope.causationid
+    return envelope.runid == vocabulary.run_id(envelope.blueprint, by, source, id)

@@ -114,7 +114,7 @@ def decide(
     if by == str(vocabulary.GATEWAY) and kind is Kind.CONTROL and to in _OF_TIME:
         return message.says(Verdict.ALLOW, Reason.TIME_PASSED)
     if by in state.roster.members:
-        first = state.window.find(by, envelope.id, now) or state.holds.find(by, envelope.id)
+        first = state.window.find(by, envelope.key, now) or state.holds.find(by, envelope.key)
         if first is not None:
             repeated = message.says(Verdict.DUPLICATE, Reason.REPEATED)
             return replace(repeated, first=first)

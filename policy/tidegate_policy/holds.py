@@ -80,7 +80,7 @@ class Holds:
 
     def __init__(self) -> None:
         self._holds: dict[int, Hold] = {}
-        self._by_id: dict[tuple[str, str], Hold] = {}
+        self._by_key: dict[tuple[str, str], Hold] = {}
         self._bytes = 0
         self._senders: dict[str, tuple[int, int]] = {}
 
@@ -99,22 +99,22 @@ class Holds:
         """What the record `seq` holds, if it still does."""
         return self._holds.get(seq)
 
-    def find(self, by: str, envelope_id: str) -> First | None:
+    def find(self, by: str, key: str) -> First | None:
         """What is known of a message that waits. It may do so for longer than the window."""
-        hold = self._by_id.get((by, envelope_id))
+        hold = self._by_key.get((by, key))
         return hold.first if hold else None
 
     def add(self, hold: Hold) -> None:
         """One more waits."""
         self._holds[hold.seq] = hold
-        self._by_id[hold.by, hold.envelope.id] = hold
+        self._by_key[hold.by, hold.envelope.key] = hold
         self._count(hold, 1)
 
     def remove(self, seq: int) -> Hold | None:
         """It waits no more."""
         hold = self._holds.pop(seq, None)
         if hold:
-            del self._by_id[hold.by, hold.envelope.id]
+            del self._by_key[hold.by, hold.envelope.key]
             self._count(hold, -1)
         return hold
 

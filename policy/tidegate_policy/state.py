@@ -121,7 +121,7 @@ class State:
             self.due.clear()
         if envelope is None:
             return
-        self.window.add_record(record, envelope.id, time)
+        self.window.add_record(record, envelope.key, time)
         match record.verdict:
             case Verdict.ALLOW:
                 if record.ingress.n == 0:

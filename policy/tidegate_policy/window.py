@@ -23,9 +23,9 @@ class First(NamedTuple):
 
 
 class Window:
-    """Envelope ids by sender, of the last `length` seconds, and at most `entries` of each sender.
+    """Keys of envelopes by sender, of the last `length` seconds; at most `entries` of each sender.
 
-    Of each: with one bound for all, a sender of many would drive the ids of others out, and what
+    Of each: with one bound for all, a sender of many would drive those of others out, and what
     they repeat would be admitted again. What it knows after a record follows from the ledger up to
     that record alone.
     """
@@ -40,18 +40,18 @@ class Window:
     def __len__(self) -> int:
         return sum(map(len, self._seen.values()))
 
-    def find(self, by: str, envelope_id: str, now: int) -> First | None:
+    def find(self, by: str, key: str, now: int) -> First | None:
         """The first verdict on an envelope, if it was given within the window."""
         seen = self._seen.get(by)
-        first = seen.get(envelope_id) if seen else None
+        first = seen.get(key) if seen else None
         return first if first and first.time > now - self._ns else None
 
-    def add(self, by: str, envelope_id: str, first: First) -> None:
+    def add(self, by: str, key: str, first: First) -> None:
         """Remember a verdict. Verdicts come in ledger order."""
         seen = self._seen.setdefault(by, OrderedDict())
-        if envelope_id in seen:  # out of the window, or `find` would have told
-            del seen[envelope_id]
-        seen[envelope_id] = first
+        if key in seen:  # out of the window, or `find` would have told
+            del seen[key]
+        seen[key] = first
         horizon = first.time - self._ns
         while seen and (len(seen) > self._entries or next(iter(seen.values())).time <= horizon):
             seen.popitem(last=False)
@@ -66,10 +66,10 @@ class Window:
             if not seen:
                 del self._seen[by]
 
-    def add_record(self, record: Record, envelope_id: str, time: int) -> None:
+    def add_record(self, record: Record, key: str, time: int) -> None:
         """Remember what a record says. That it repeats another one is not remembered."""
         if record.verdict is Verdict.DUPLICATE:
             return
         why = record.why
         first = First(record.seq, time, record.verdict, why.reason, why.policies)
-        self.add(record.by, envelope_id, first)
+        self.add(record.by, key, first)

@@ -76,6 +76,7 @@ class Envelope(
 
     correlationid: Identifier | None = None
     causationid: Identifier | None = None
+    causationsource: Text | None = None
     runid: Identifier | None = None
     stepid: Identifier | None = None
     blueprint: Identifier | None = None
@@ -152,6 +153,15 @@ class Envelope(
         except InvalidName as error:
             field = "type" if self.to is None else "to"
             raise InvalidEnvelope("malformed", f"`{field}`: {error}") from None
+
+    @property
+    def key(self) -> str:
+        """What a sender's repetition of it is known by.
+
+        Of an event `source` and `id` (CloudEvents §3.1.1): several systems may send through one
+        principal, each counting from 1. Of all else the id alone, because answers name it by that.
+        """
+        return f"{self.source}\n{self.id}" if self.kind in (None, Kind.EVENT) else self.id
 
     @property
     def body(self) -> bytes:

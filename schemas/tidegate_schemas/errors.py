@@ -15,6 +15,7 @@
     │   ├── ServerMissing           no usable nats-server on this machine (a retry does not help)
     │   ├── ServerFailed            nats-server did not start or stopped
     │   ├── NotConnected            no broker answers at the address
+    │   ├── BacklogFull             as much of the sender waits already as the broker takes
     │   └── NoReceipt               accepted or not is unknown; publish the same envelope again
     ├── Unopened                    sealed data that cannot be had: erased, or not for who asks
     ├── Permanent                   raised by a handler: this message can never be handled
@@ -193,6 +194,18 @@ class ServerFailed(Unavailable):
 
 class NotConnected(Unavailable):
     """No broker answers at the address, or it does not know the key."""
+
+
+class BacklogFull(Unavailable):
+    """As much of the sender waits for the gateway already as the broker takes.
+
+    Attributes:
+        retry_after: seconds after which it is worth trying again.
+    """
+
+    def __init__(self, principal: object, retry_after: float) -> None:
+        super().__init__(f"the backlog of {principal} is full; try again in {retry_after:g} s")
+        self.retry_after = retry_after
 
 
 class NoReceipt(Unavailable):

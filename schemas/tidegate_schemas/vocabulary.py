@@ -95,10 +95,11 @@ BYPASSED = "bus.bypassed"
 """
 
 
-def run_id(digest: str, by: str, envelope_id: str) -> str:
+def run_id(digest: str, by: str, source: str, envelope_id: str) -> str:
     """The id of the run of a blueprint that somebody's envelope started.
 
-    The tasks of a run bear it as `runid`, and that envelope's id as `causationid`: so whether
-    somebody started a run can be told from any of its tasks.
+    The tasks of a run bear it as `runid`, and that envelope's id and source as `causationid` and
+    `causationsource`: so whether somebody started a run can be told from any of its tasks.
     """
-    return hashlib.sha256(f"{digest}\n{by}\n{envelope_id}".encode()).hexdigest()[:16]
+    text = f"{digest}\n{by}\n{source}\n{envelope_id}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -175,7 +175,9 @@ def one(fold: Fold, name: str) -> Command:
 def test_a_run_goes_its_way_through_the_ledger() -> None:
     """Start, task, result, announcement; then the run is gone."""
     fold, ledger, name = started()
-    assert name == run_id(fold.active["b"].digest, ALICE, "start-1")
+    assert name == run_id(
+        fold.active["b"].digest, ALICE, fold.runs[name].event["source"], "start-1"
+    )
     assert fold.runs[name].started == NOON + 3 * SECOND
     task = one(fold, name)
     assert isinstance(task, Dispatch)
@@ -207,10 +209,16 @@ def test_an_ended_run_may_be_kept() -> None:
 
 
 def test_the_id_of_a_run_follows_from_what_started_it() -> None:
-    """Version, sender and envelope: another of each is another run."""
-    ids = {run_id(d, by, e) for d in ("sha256:1", "sha256:2") for by in "ab" for e in "xy"}
+    """Version, sender, source and envelope: another of each is another run."""
+    ids = {
+        run_id(digest, by, source, envelope)
+        for digest in ("sha256:1", "sha256:2")
+        for by in "ab"
+        for source in "st"
+        for envelope in "xy"
+    }
 
-    assert len(ids) == 8
+    assert len(ids) == 16
     assert all(len(name) == 16 and int(name, 16) >= 0 for name in ids)
 
 

@@ -17,7 +17,14 @@ from tidegate_bus.broker.topology import converge
 from tidegate_bus.publisher import Publisher
 from tidegate_policy.invariants import Checker
 from tidegate_schemas.envelope import Envelope
-from tidegate_schemas.errors import Denied, InvalidEnvelope, NoReceipt, Rejected, Unavailable
+from tidegate_schemas.errors import (
+    BacklogFull,
+    Denied,
+    InvalidEnvelope,
+    NoReceipt,
+    Rejected,
+    Unavailable,
+)
 from tidegate_schemas.record import Receipt, encode_receipts
 from tidegate_schemas.subjects import Verdict, receipt
 from tidegate_schemas.vocabulary import GATEWAY
@@ -32,7 +39,7 @@ def event(name: str = "1", type: str = "thing") -> Envelope:
 
 def nothing_is_kept(publisher: Publisher) -> bool:
     """Whether a publisher has forgotten all that it sent."""
-    tables = (publisher._by_token, publisher._by_id, publisher._by_ingress)  # pyright: ignore
+    tables = (publisher._by_token, publisher._by_ingress)  # pyright: ignore
     return not any(tables)
 
 
@@ -93,6 +100,23 @@ async def test_a_repeated_envelope_gets_the_first_verdict(broker: Broker) -> Non
         Verdict.DENY,
         Verdict.DUPLICATE,
     ]
+
+
+async def test_events_are_told_apart_by_source_and_id(broker: Broker) -> None:
+    """Two systems behind one principal may count both from 1; what is answered has one id."""
+    async with broker.gateway():
+        publisher = await broker.publisher()
+        sources = [Envelope.new("thing", id="1", source=source) for source in ("a", "b", "a")]
+        receipts = await asyncio.gather(*map(publisher.publish, sources))
+        told = [
+            await publisher.publish(Envelope.new("x", id="2", source=s, kind="control", to="do.it"))
+            for s in ("a", "b")
+        ]
+
+    first = [found.seq for found in receipts]
+    assert first[0] == first[2] != first[1]
+    assert sorted(found.verdict for found in receipts) == ["allow", "allow", "duplicate"]
+    assert [found.verdict for found in told] == ["allow", "duplicate"]
 
 
 async def test_ids_are_of_each_sender(broker: Broker) -> None:
@@ -237,6 +261,9 @@ async def test_a_sender_over_its_quota_is_refused_and_gets_through_later(tmp_pat
         await until(lambda: sum(task.done() for task in publishing) == 10)
         with pytest.raises(NoReceipt, match=r"no acceptance \(maximum messages per subject"):
             await flooding.publish(event("late"), timeout=0.2)
+        with pytest.raises(BacklogFull, match="try again") as full:
+            await flooding.publish(event("later"), wait="accepted", when_full="raise")
+        assert 0 < full.value.retry_after < 60
         await other.publish(event("1"), wait="accepted", timeout=1.0)
         assert await broker.length(INGRESS) == 11
 

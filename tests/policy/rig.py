@@ -186,7 +186,7 @@ async def check(broker: Broker, *, whole: bool = True) -> list[Record]:
     last = (await ingress_state(broker))[1] if whole else None
     assert checker.finish(ingress_last=last, quiet=False) == []
     firsts = Counter(
-        (made.by, message.id)
+        (made.by, message.key)
         for made in records
         if made.verdict is not Verdict.DUPLICATE and (message := made.message())
     )

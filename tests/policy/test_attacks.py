@@ -153,8 +153,9 @@ def test_nobody_agrees_to_what_a_run_asks_that_they_started() -> None:
         COORDINATOR,
         "pay.out",
         blueprint=blueprint.digest,
-        runid=run_id(blueprint.digest, ANN, "start"),
+        runid=run_id(blueprint.digest, ANN, "somewhere", "start"),
         causationid="start",
+        causationsource="somewhere",
         stepid="pay",
     )
     (own,) = office.grant(ANN, held.seq)

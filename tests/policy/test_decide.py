@@ -21,7 +21,7 @@ from tidegate_policy.decide import MAX_LIMIT, Decision, Limits, decide, receipt,
 from tidegate_policy.state import State
 from tidegate_policy.window import First, Window
 from tidegate_schemas.clock import rfc3339
-from tidegate_schemas.envelope import Envelope, encode
+from tidegate_schemas.envelope import Envelope, decode, encode
 from tidegate_schemas.record import Ingress, Receipt, Record, Why, decode_record, encode_record
 from tidegate_schemas.subjects import Kind, Verdict
 
@@ -47,11 +47,11 @@ def envelope(type: str = "x.y", data: Any = None, **attributes: Any) -> bytes:
     return encode(Envelope.new(type, data, id="e1", **attributes))
 
 
-def window(first: First | None = None) -> Window:
+def window(first: First | None = None, **attributes: Any) -> Window:
     """A window that has seen at most the envelope `e1` of the sender."""
     seen = Window(600, 1000)
     if first:
-        seen.add(SENDER, "e1", first)
+        seen.add(SENDER, decode(envelope(**attributes)).key, first)
     return seen
 
 
@@ -275,13 +275,15 @@ def test_a_repeated_envelope_gets_the_first_verdict(bundle: Snapshot) -> None:
     [
         (submission(envelope()), True),
         (submission(envelope("other")), True),
+        (submission(envelope(source="elsewhere")), False),
+        (submission(envelope(kind="control", to="x.y")), False),
         (submission(envelope(), by=PROVIDER), False),
         (submission(envelope().replace(b"e1", b"e2")), False),
         (submission(envelope().replace(b"e1", b"E1")), False),
     ],
 )
 def test_an_id_is_of_its_sender(bundle: Snapshot, given_: Submission, repeated: bool) -> None:
-    """The same id of another sender is another message; the same of one sender is a repetition."""
+    """Another sender or source of an event is another message; the same of both is a repetition."""
     decision = decide(State(bundle, window(FIRST)), LIMITS, given_, NOW)
 
     assert (decision.verdict is Verdict.DUPLICATE) == repeated
@@ -315,7 +317,8 @@ def test_the_first_ground_decides(bundle: Snapshot) -> None:
         data = "x" * wrong.pop("bytes", 0)
         fields = {"specversion": "1.0", "id": "e1", "source": "s", "type": "x.y", "data": data}
         given_ = submission(msgspec.json.encode(fields | wrong), by=by)
-        told.append(decide(State(bundle, window(first)), LIMITS, given_, NOW).reason)
+        seen = window(first, kind="task", to="closed")
+        told.append(decide(State(bundle, seen), LIMITS, given_, NOW).reason)
 
     assert told == [*(reason for reason, _ in faults), "permitted"]
 

@@ -68,7 +68,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
             decision, numbered, bundle.bundle.digest, log="test/0", seq=seq, epoch=epoch, now=NOW
         )
         if decision.envelope is not None:
-            window.add_record(made, decision.envelope.id, NOW)
+            window.add_record(made, decision.envelope.key, NOW)
         if number == 4:  # as when what is held is denied at once
             add(msgspec.structs.replace(made, verdict=Verdict.HOLD))
             follows = msgspec.structs.replace(made.ingress, n=1)

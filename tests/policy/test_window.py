@@ -107,7 +107,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
 
 
 def payload(name: str) -> bytes:
-    """An envelope with this id; an empty one is no envelope at all."""
+    """An event with this id; an empty one is no envelope at all."""
     return encode(Envelope.new("x.y", id=name)) if name else b"garbage"
 
 
@@ -115,7 +115,7 @@ def remember(window: Window, stored: Record) -> None:
     """What a gateway does with a record, its own or one that it reads."""
     message = stored.message()
     if message is not None:
-        window.add_record(stored, message.id, parse_rfc3339(stored.time))
+        window.add_record(stored, message.key, parse_rfc3339(stored.time))
 
 
 def rebuilt(records: list[Record], entries: int, since: int) -> Window:

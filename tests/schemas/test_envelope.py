@@ -23,7 +23,16 @@ from tidegate_schemas.subjects import Kind
 HEAD = '{"specversion":"1.0","id":"1","source":"s","type":"t"'
 TEXTS = (
     *("id", "source", "type", "time", "subject", "datacontenttype", "dataschema", "kind", "to"),
-    *("correlationid", "causationid", "runid", "stepid", "blueprint", "traceparent", "tracestate"),
+    *(
+        "correlationid",
+        "causationid",
+        "causationsource",
+        "runid",
+        "stepid",
+        "blueprint",
+        "traceparent",
+        "tracestate",
+    ),
     *("dataclassification", "datasubject", "dataenc", "expirytime", "onbehalfof", "costs"),
 )
 
@@ -51,6 +60,7 @@ attributes: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "dataschema": words,
         "correlationid": words,
         "causationid": words,
+        "causationsource": words,
         "runid": words,
         "stepid": words,
         "blueprint": words,

@@ -68,6 +68,7 @@ COLUMNS: tuple[Column, ...] = (
     _attribute("subject", Shape.TEXT),
     _attribute("correlationid", Shape.TEXT),
     _attribute("causationid", Shape.TEXT),
+    _attribute("causationsource", Shape.WORD),
     _attribute("runid", Shape.TEXT),
     _attribute("stepid", Shape.WORD),
     _attribute("blueprint", Shape.WORD),

@@ -110,6 +110,7 @@ _ATTRIBUTES = (
     "type",
     "source",
     "causationid",
+    "causationsource",
     "runid",
     "stepid",
     "attempt",
