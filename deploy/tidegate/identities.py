@@ -14,11 +14,12 @@ from tidegate_bus.broker.topology import Subscription
 from tidegate_bus.identity.register import Entry, Key
 from tidegate_schemas.clock import parse_rfc3339, rfc3339
 from tidegate_schemas.envelope import Envelope
-from tidegate_schemas.identity import Registration, Revocation, is_built_in
+from tidegate_schemas.identity import Registration, Revocation, Role, is_built_in
+from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import IDENTITY_REGISTER, IDENTITY_REVOKE, OPERATOR
 
 if TYPE_CHECKING:
-    from .project import Project
+    from .project import Project, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,32 @@ def current(project: Project) -> Wanted:
         InvalidInput: the register does not hold what it must.
     """
     return wanted(project, project.state.register.read(), time.time_ns())
+
+
+class Roles:
+    """What everybody is who may connect, as the register says; read again when it was changed."""
+
+    def __init__(self, state: State) -> None:
+        self._register = state.register
+        self._version: str | None = None
+        self._entries: Mapping[str, Entry] = {}
+
+    def of(self, principal: Principal, now: int) -> Role | None:
+        """What somebody is at a time (ns since 1970); None if unknown, revoked or expired.
+
+        Raises:
+            InvalidInput: the register does not hold what it must.
+        """
+        version = self._register.version()
+        if version != self._version:
+            self._entries, self._version = self._register.read(), version
+        entry = self._entries.get(str(principal))
+        return entry.role if entry and entry.good(now) else None
+
+
+def role_of(state: State, principal: Principal) -> Role | None:
+    """What somebody is now, see `Roles.of`."""
+    return Roles(state).of(principal, time.time_ns())
 
 
 def ensure_keys(project: Project, now: int) -> None:

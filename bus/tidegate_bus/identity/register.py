@@ -7,10 +7,7 @@ from it. People change it with `tidegate identity`, and a running stack sees to 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal, check_destination
 
 from .credentials import check_public_key
+from .guarded import GuardedFile
 
 
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -96,12 +94,9 @@ class Register:
         Raises:
             InvalidInput: the file does not hold what it must.
         """
-        try:
-            content = self.path.read_bytes()
-        except FileNotFoundError:
+        content = self._file.read()
+        if content is None:
             return {}
-        except OSError as error:
-            raise InvalidInput(f"{self.path}: {error.strerror}") from error
         try:
             file = msgspec.json.decode(content, type=_File)
             _check(file.identities)
@@ -114,11 +109,7 @@ class Register:
 
         Empty where there is no file.
         """
-        try:
-            status = self.path.stat()
-        except OSError:
-            return ""
-        return f"{status.st_mtime_ns:020}-{status.st_ino}-{status.st_size}"
+        return self._file.version()
 
     @contextlib.contextmanager
     def edit(self) -> Generator[dict[str, Entry]]:
@@ -127,29 +118,17 @@ class Register:
         Raises:
             InvalidInput: see `read`.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self.path.with_suffix(".lock").open("a") as lock:
-            os.fchmod(lock.fileno(), 0o600)  # whoever may open it may lock it, and keep it locked
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._file.locked():
             entries = self.read()
             before = dict(entries)
             yield entries
             if entries != before:
-                self._write(entries)
+                text = msgspec.json.encode(_File(_sorted(entries.values())))
+                self._file.write(msgspec.json.format(text) + b"\n")
 
-    def _write(self, entries: Mapping[str, Entry]) -> None:
-        identities = _sorted(entries.values())
-        text = msgspec.json.format(msgspec.json.encode(_File(identities)))
-        part = self.path.with_suffix(".part")
-        with part.open("wb") as file:
-            file.write(text + b"\n")
-            file.flush()
-            # The clock of files stands still for milliseconds, and numbers of files come again.
-            before = self.path.stat().st_mtime_ns if self.path.exists() else 0
-            moment = max(time.time_ns(), before + 1)
-            os.utime(file.fileno(), ns=(moment, moment))
-            os.fsync(file.fileno())  # a key that it names may be in use from now on
-        part.replace(self.path)
+    @property
+    def _file(self) -> GuardedFile:
+        return GuardedFile(self.path)
 
 
 def _sorted(entries: Iterable[Entry]) -> tuple[Entry, ...]:

@@ -42,6 +42,7 @@ _COMMANDS = {
     "replay": "replay",
     "agent": "agents",
     "identity": "identity",
+    "token": "token",
     "policy": "policy",
     "doctor": "doctor",
     "evidence": "evidence",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from enum import StrEnum
@@ -17,13 +16,14 @@ from tidegate.rights import rights
 from tidegate_bus.identity.credentials import check_public_key, public_key
 from tidegate_bus.identity.keyring import new_seed
 from tidegate_bus.identity.register import Entry, Key
-from tidegate_schemas.clock import parse_duration, parse_rfc3339, rfc3339
+from tidegate_schemas.clock import parse_duration, rfc3339
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.identity import Role, is_built_in
 from tidegate_schemas.subjects import Principal, check_destination
 
 from .console import JsonOption, ProjectOption, StateOption, clean, err, group, out, print_json
 from .console import table as made_table
+from .expiry import end_of
 from .in_force import report, row
 
 app = group("Say who may connect to the bus, and as what. A running stack follows at once.")
@@ -95,7 +95,7 @@ def add(
     chosen, declared = _role(here, name, role, bool(takes or hears))
     for destination in (*takes, *hears):
         check_destination(destination)
-    end = _time(expires, now)
+    end = end_of(expires, now)
     with here.state.register.edit() as entries:
         found = wanted(here, entries, now)
         if name in found.entries and found.entries[name].good(now):
@@ -111,7 +111,7 @@ def add(
             declared=declared,
             capabilities=tuple(takes),
             subscribes=tuple(hears),
-            expires=end,
+            expires=None if end is None else rfc3339(end),
         )
     made.adopt()
     report(here, name, "added", as_json, seed=made.seed)
@@ -347,20 +347,3 @@ def _entry(here: Project, found: Wanted, name: str) -> Entry:
     if name in [str(who) for who, _ in here.principals]:
         raise InvalidInput(f"{name} is not there yet; `tidegate up` makes its key")
     raise InvalidInput(f"there is no {name}; `tidegate identity list` tells who is there")
-
-
-def _time(text: str | None, now: int) -> str | None:
-    if text is None:
-        return None
-    try:
-        if re.fullmatch(r"[\d.]+[a-z]+", text):
-            end = now + int(parse_duration(text) * _SECOND)
-        else:
-            end = parse_rfc3339(text)
-    except ValueError as error:
-        raise InvalidInput(
-            f"--expires: {error}; write 30m, 12h, 30d, or 2026-12-31T23:59:59Z"
-        ) from None
-    if end <= now:
-        raise InvalidInput(f"--expires: {text} is over already")
-    return rfc3339(end)
