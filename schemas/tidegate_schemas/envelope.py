@@ -36,6 +36,7 @@ in the ledger must be readable for all, so the bus names a depth that none of th
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # not in a CloudEvents string (its section 2)
 _ATTRIBUTE = (str, int, NoneType)
+_AT = re.compile(r" field `(.{1,256})`$| at `\$\.(\w+)[^`]*`$", re.DOTALL)  # as msgspec says it
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _COST = r"[a-z_]{1,32}:\d{1,15}(\.\d{1,9})?"
 _COSTS = re.compile(rf"{_COST}(,{_COST})*", re.ASCII)
@@ -146,13 +147,13 @@ class Envelope(
         to = self.to
         if to is None:
             if kind is not Kind.EVENT:
-                raise InvalidEnvelope("malformed", f"a {kind} needs `to`")
+                raise InvalidEnvelope("malformed", f"a {kind} needs `to`", "to")
             to = self.type
         try:
             return kind, check_destination(to)
         except InvalidName as error:
             field = "type" if self.to is None else "to"
-            raise InvalidEnvelope("malformed", f"`{field}`: {error}") from None
+            raise InvalidEnvelope("malformed", f"`{field}`: {error}", field) from None
 
     @property
     def key(self) -> str:
@@ -289,15 +290,17 @@ def decode(payload: bytes, *, limit: int | None = MAX_ENVELOPE_BYTES) -> Envelop
         payload.decode()  # data is kept raw, so nothing else looks at its encoding
         envelope = _decoder.decode(payload)
         if _deeper_than(MAX_DEPTH, payload):
-            raise InvalidEnvelope("malformed", f"nested more than {MAX_DEPTH} deep")
+            raise InvalidEnvelope("malformed", f"nested more than {MAX_DEPTH} deep", "data")
         if _encoder.encode(envelope) != payload:
             _check_duplicate_attributes(payload)
     except UnicodeDecodeError as error:
-        raise InvalidEnvelope("malformed", f"not UTF-8 at byte {error.start}") from None
+        raise InvalidEnvelope("malformed", f"not UTF-8 at byte {error.start}", "") from None
     except msgspec.DecodeError as error:
-        raise InvalidEnvelope("malformed", describe(error)) from None
+        found = _AT.search(str(error))
+        at = found[1] or found[2] if found else ""
+        raise InvalidEnvelope("malformed", describe(error), at) from None
     except RecursionError:
-        raise InvalidEnvelope("malformed", "nested too deeply") from None
+        raise InvalidEnvelope("malformed", "nested too deeply", "data") from None
     _check(envelope)
     return envelope
 
@@ -306,7 +309,7 @@ def _check(envelope: Envelope) -> None:
     texts: tuple[str | None, ...] = _texts(envelope)
     if _CONTROL.search("".join(filter(None, texts))):
         name = next(n for n, text in zip(_TEXTS, texts, strict=True) if _CONTROL.search(text or ""))
-        raise InvalidEnvelope("malformed", f"`{name}` holds a control character")
+        raise InvalidEnvelope("malformed", f"`{name}` holds a control character", name)
     for name in ("time", "expirytime"):
         value: str | None = getattr(envelope, name)
         if value is not None:
@@ -314,17 +317,18 @@ def _check(envelope: Envelope) -> None:
                 parse_rfc3339(value)
             except (ValueError, OverflowError):
                 raise InvalidEnvelope(
-                    "malformed", f"`{name}` is not an RFC 3339 time: {value[:40]!r}"
+                    "malformed", f"`{name}` is not an RFC 3339 time: {value[:40]!r}", name
                 ) from None
     if envelope.costs is not None and not _COSTS.fullmatch(envelope.costs):
-        raise InvalidEnvelope("malformed", "`costs` is not like `usd:0.02,tokens:431`")
+        raise InvalidEnvelope("malformed", "`costs` is not like `usd:0.02,tokens:431`", "costs")
     if envelope.data_base64 is not None:
         if envelope.body:
-            raise InvalidEnvelope("malformed", "both `data` and `data_base64`")
+            raise InvalidEnvelope("malformed", "both `data` and `data_base64`", "data_base64")
         try:
             base64.b64decode(envelope.data_base64, validate=True)
         except (binascii.Error, ValueError):
-            raise InvalidEnvelope("malformed", "`data_base64` is not base64") from None
+            fault = "`data_base64` is not base64"
+            raise InvalidEnvelope("malformed", fault, "data_base64") from None
     envelope.destination()
 
 
@@ -345,7 +349,7 @@ def _check_duplicate_attributes(payload: bytes) -> None:
     seen: set[str] = set()
     for name, _ in pairs:
         if name in seen:
-            raise InvalidEnvelope("malformed", f"`{name[:40]}` is given twice")
+            raise InvalidEnvelope("malformed", f"`{name[:40]}` is given twice", name)
         seen.add(name)
 
 

@@ -66,12 +66,15 @@ class InvalidEnvelope(InvalidInput):
     Attributes:
         code: a stable word for the kind of fault, e.g. `malformed` or `oversized`.
         detail: what is wrong and where.
+        at: the attribute that is at fault; of a request over HTTP, where in it. Empty if it is the
+            whole, None if that is not known.
     """
 
-    def __init__(self, code: str, detail: str) -> None:
+    def __init__(self, code: str, detail: str, at: str | None = None) -> None:
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail
+        self.at = at
 
 
 class InvalidRecord(InvalidInput):
