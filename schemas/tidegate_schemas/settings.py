@@ -119,12 +119,25 @@ class EdgeSettings(Document):
     """Without it plain HTTP is spoken, which is for this machine or behind a proxy."""
 
 
+class ConsoleTlsSettings(Document):
+    """Certificate of the web console; paths are relative to the project."""
+
+    certificate: Annotated[str, Field(min_length=1)]
+    key: Annotated[str, Field(min_length=1)]
+
+
 class ConsoleSettings(Document):
     """The web console."""
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 0
     """0 takes a free one; the URL is written to the state directory."""
+    names: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,253}$")], ...] = Field(
+        default=(), strict=False
+    )
+    """Host names under which browsers reach it, besides its address and `localhost`."""
+    tls: ConsoleTlsSettings | None = None
+    """Without it plain HTTP is spoken, which is for this machine."""
 
 
 class Settings(Document):

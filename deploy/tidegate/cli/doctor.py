@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import msgspec
@@ -25,6 +23,7 @@ from tidegate.processes import running
 from tidegate.project import Project, address, check_blueprints, client_tls, open_project
 from tidegate.reconciler import applied, roster
 from tidegate.rights import summary
+from tidegate.vitals import ask
 from tidegate_bus.broker import authority
 from tidegate_bus.broker.accounts import NOTARY, PROBE, REGISTRAR
 from tidegate_bus.broker.pauses import Feed, feeds
@@ -123,9 +122,10 @@ async def _examine_stack(
     yield await _policy(project)
     healthy: dict[str, int] = {}
     for info in running(project.state):
-        ok, detail = _health(info.telemetry)
+        vital = ask(info.telemetry)
         healthy[info.name] = healthy.get(info.name, 0) + 1
-        yield Finding(f"process {info.name}", "ok" if ok else "failed", f"pid {info.pid}, {detail}")
+        status, detail = "ok" if vital.healthy else "failed", f"pid {info.pid}, {vital.words}"
+        yield Finding(f"process {info.name}", status, detail)
     who = current(project)
     known = {str(user.principal) for user in who.users()}
     agents = (str(m.principal) for m in project.manifests)
@@ -275,21 +275,3 @@ def _certificates(project: Project) -> list[Finding]:
     if days < authority.SOON_DAYS:
         detail += "; renew it (`tidegate tls create --renew`, for development)"
     return [Finding("tls", "ok", detail)]
-
-
-def _health(port: int) -> tuple[bool, str]:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2) as answer:
-            return True, _facts(answer.read())
-    except urllib.error.HTTPError as error:
-        return False, _facts(error.read())
-    except OSError as error:
-        return False, f"does not answer: {error}"
-
-
-def _facts(body: bytes) -> str:
-    try:
-        facts = msgspec.json.decode(body, type=dict[str, Any])
-    except msgspec.DecodeError:
-        return "answers what is no health report"
-    return ", ".join(f"{key} {value}" for key, value in facts.items() if key != "bundle")

@@ -1,26 +1,39 @@
-"""The web console."""
+"""The web console: for people who would rather look than read.
+
+    app         all pages behind the guard
+    security    the guard: hosts, sessions, forms, headers of every answer
+    session     who is logged in
+    here        what pages work with, and `act`: a command in the name of who is logged in
+    pages       templates; `words` how values are written, `outcome` how an action is told
+    login, flow_page, agents_page, controls_page, policies_page ...     each exports `routes`
+    flow        live figures, a fold of the ledger; `follower` feeds it
+
+A page is HTML that works by itself: links and forms. Where there is JavaScript, htmx keeps parts
+of it fresh. There is no build step, and nothing is asked for outside.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import ssl
 from types import TracebackType
 from typing import Self
 
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-
 from tidegate.project import Project
 from tidegate.web import WebServer
+from tidegate_bus.tasks import end
 from tidegate_bus.telemetry import Health
+from tidegate_schemas.errors import InvalidInput
 
+from .app import application
+from .here import Here
 
-async def _healthz(request: Request) -> Response:
-    return JSONResponse({"ok": True})
+_BEAT_SECONDS = 1.0
 
 
 class Console:
-    """The server of a project's stack.
+    """The server of a project's stack. Use it in `async with`.
 
     Args:
         project: whose it is.
@@ -28,20 +41,40 @@ class Console:
     """
 
     def __init__(self, project: Project, health: Health) -> None:
+        self._project = project
         self._health = health
-        app = Starlette(routes=[Route("/healthz", _healthz)])
-        own = project.settings.console
-        self._server = WebServer(app, own.host, own.port, project.state.console_url)
+        self._here = Here(project)
+        self._closing = contextlib.AsyncExitStack()
+        self._server: WebServer | None = None
 
     async def run(self) -> None:
         """Serve until `stop`."""
-        await self._server.run()
+        assert self._server, "used in `async with`"
+        beating = asyncio.create_task(self._beat())
+        try:
+            await self._server.run()
+        finally:
+            await end(beating)
 
     def stop(self) -> None:
-        """Take no more requests."""
-        self._server.stop()
+        """Take no more requests, and end what is live."""
+        self._here.stopping.set()
+        if self._server:
+            self._server.stop()
+
+    async def _beat(self) -> None:
+        while True:
+            self._health.beat(sessions=len(self._here.sessions))
+            await asyncio.sleep(_BEAT_SECONDS)
 
     async def __aenter__(self) -> Self:
+        own, state = self._project.settings.console, self._project.state
+        tls = _context(self._project) if own.tls else None
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self._here)
+            app = application(self._here)
+            self._server = WebServer(app, own.host, own.port, state.console_url, tls=tls)
+            self._closing = stack.pop_all()
         return self
 
     async def __aexit__(
@@ -50,4 +83,20 @@ class Console:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        pass
+        await self._closing.aclose()
+
+
+def _context(project: Project) -> ssl.SSLContext:
+    """Certificate and key of the console.
+
+    Raises:
+        InvalidInput: they cannot be used.
+    """
+    tls = project.settings.console.tls
+    assert tls
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(project.root / tls.certificate, project.root / tls.key)
+    except OSError as error:  # ssl.SSLError is one
+        raise InvalidInput(f"console.tls: {tls.certificate} and {tls.key}: {error}") from error
+    return context

@@ -1,0 +1,106 @@
+"""Making pages: templates, and what all of them show."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from .words import FILTERS
+
+FOLDER = Path(__file__).parent
+STATIC = FOLDER / "static"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A page in the navigation: its path, its name, and its picture in `icons.html`."""
+
+    path: str
+    name: str
+    icon: str
+
+
+PLACES = (
+    Place("/", "Flow", "flow"),
+    Place("/runs", "Runs", "runs"),
+    Place("/approvals", "Approvals", "approvals"),
+    Place("/agents", "Agents", "agents"),
+    Place("/ledger", "Ledger", "ledger"),
+    Place("/policies", "Policies", "policies"),
+    Place("/controls", "Controls", "controls"),
+)
+
+
+def render(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+    """A page, or a part of one.
+
+    Args:
+        request: that it answers.
+        template: in `templates`.
+        status: of the answer.
+        values: for the template. It has besides: `session` (None where nobody is logged in),
+            `project`, `places`, `here` (path of the place that is shown), `told` (what came of
+            actions; they are shown once), `now` (ns since 1970).
+    """
+    return HTMLResponse(fill(request, template, **values), status)
+
+
+def fill(request: Request, template: str, **values: Any) -> str:
+    """The text of a page, see `render`."""
+    session = request.state.session
+    told: list[Any] = []
+    if session and "hx-request" not in request.headers:
+        told, session.told = session.told, []
+    path = request.url.path
+    here = max((p.path for p in PLACES if _within(path, p.path)), key=len, default="")
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            session=session,
+            project=request.state.console.name,
+            places=PLACES,
+            here=here,
+            told=told,
+            now=time.time_ns(),
+            **values,
+        )
+    )
+
+
+def error_page(request: Request, status: int, title: str, detail: str) -> HTMLResponse:
+    """A page that says what was wrong."""
+    return render(request, "error.html", status, title=title, detail=detail)
+
+
+def _within(path: str, place: str) -> bool:
+    return path == place or path.startswith(f"{place}/")
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= FILTERS
+    made.globals["static"] = _static
+    return made
+
+
+@cache
+def _static(name: str) -> str:
+    """Where a static file is; its address changes with its content, so it can be kept."""
+    digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()
+    return f"/static/{name}?v={digest[:12]}"
