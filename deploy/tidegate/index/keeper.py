@@ -1,0 +1,196 @@
+"""Follows the ledger, writes the index, and tells whoever in this process wants to hear of it.
+
+Several processes keep an index for themselves; one of them, whoever has the lock, writes it. The
+others stand by, and still tell their listeners of every record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import structlog
+from nats.aio.msg import Msg
+
+from tidegate_bus.bulk import Access, BulkReader
+from tidegate_bus.connection import Connection
+from tidegate_bus.frames import Entry
+from tidegate_schemas import subjects
+from tidegate_schemas.errors import TidegateError, Unavailable
+
+from .glance import Glance, glance
+from .store import IndexWriter, read_all
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.index")
+
+_LOOK_SECONDS = 1.0
+"""How often it looks by itself, in case a hint was lost."""
+_PAUSE_SECONDS = 0.03
+"""What comes within it is taken together: a look costs more than a record."""
+_RETRY_SECONDS = 0.5
+
+
+class Batch(NamedTuple):
+    """Some records that follow each other, as they are stored, and what the index keeps of them."""
+
+    entries: list[Entry]
+    glances: list[Glance]
+
+
+Listener = Callable[[Batch], None]
+"""Is called in a thread, with the records of the ledger from the first one on, each once, in order.
+"""
+
+
+class _Stopped(Exception):
+    pass
+
+
+class IndexKeeper:
+    """Keeps the index of one ledger. Use `run`, once; then `close` it.
+
+    Args:
+        access: to the ledger.
+        connection: hears that the ledger grew.
+        path: of the index.
+        listeners: see `Listener`. Without any, nothing is read that the index has already.
+
+    Attributes:
+        seq: of the last record that the listeners have heard of, or that is in the index.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        connection: Connection,
+        path: Path,
+        listeners: Sequence[Listener] = (),
+    ) -> None:
+        self._reader = BulkReader(access)
+        self._connection = connection
+        self._path = path
+        self._listeners = listeners
+        self._writer: IndexWriter | None = None
+        self._lock: BinaryIO | None = None
+        self._stopping = threading.Event()
+        self._caught_up = asyncio.Event()
+        self._why = ""
+        self.seq = 0
+
+    async def run(self) -> None:
+        """Work until cancelled. What does not answer is asked again."""
+        grew = asyncio.Event()
+
+        async def hint(_: Msg) -> None:
+            grew.set()
+
+        hints = await self._connection.listen(subjects.tail(0), hint)
+        try:
+            while True:
+                grew.clear()
+                if await asyncio.to_thread(self._look):
+                    self._caught_up.set()
+                    await asyncio.sleep(_PAUSE_SECONDS)
+                else:
+                    await asyncio.sleep(_RETRY_SECONDS)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_SECONDS):
+                        await grew.wait()
+        finally:
+            self._stopping.set()
+            await self._connection.forget(hints)
+
+    async def caught_up(self) -> None:
+        """Wait until it has once seen the end of the ledger."""
+        await self._caught_up.wait()
+
+    def close(self) -> None:
+        """Let go of everything; another process may write from now on."""
+        self._stopping.set()
+        self._reader.close()
+        if self._writer:
+            self._writer.close()
+            self._writer = None
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+    def _look(self) -> bool:
+        """Take in what is new; whether that went well."""
+        why = ""
+        try:
+            self._step()
+        except _Stopped:
+            return False
+        except sqlite3.OperationalError as error:  # the disk is full, a reader is slow
+            why = f"{self._path}: {error}"
+        except sqlite3.DatabaseError as error:
+            why = f"the index is damaged, and made anew: {error}"
+            self._begin_anew()
+        except (TidegateError, OSError) as error:
+            why = str(error)
+        if why and why != self._why:
+            _log.warning("cannot keep the index", error=why)
+        self._why = why
+        return not why
+
+    def _step(self) -> None:
+        if self._writer is None and self._locked():
+            self._writer = IndexWriter.open(self._path, self._record)
+        if self._listeners:
+            if self._writer and self._writer.seq < self.seq:  # who wrote before did not get so far
+                self._read(self._writer.seq + 1, self.seq, tell=False)
+            self._read(self.seq + 1, None, tell=True)
+        elif self._writer:
+            self._read(self._writer.seq + 1, None, tell=False)
+
+    def _read(self, first: int, last: int | None, *, tell: bool) -> None:
+        for entries in self._reader.read(first, last):
+            if self._stopping.is_set():
+                raise _Stopped
+            batch = Batch(entries, read_all(entries, glance))
+            if self._writer:
+                self._write(self._writer, batch)
+            if tell:
+                for listener in self._listeners:
+                    listener(batch)
+            self.seq = max(self.seq, entries[-1].seq)
+
+    def _write(self, writer: IndexWriter, batch: Batch) -> None:
+        """Write what the index does not have yet."""
+        new = writer.seq + 1 - batch.entries[0].seq
+        if new < len(batch.entries):
+            writer.add(batch.entries[new:], batch.glances[new:])
+
+    def _record(self, seq: int) -> bytes | None:
+        """A record of the ledger, or None where it is shorter."""
+        if seq > self._reader.last():
+            return None
+        return next(self._reader.read(seq, seq))[0].payload
+
+    def _begin_anew(self) -> None:
+        if self._writer:
+            self._writer.close()
+            self._writer = None
+        with contextlib.suppress(Unavailable):  # is said at the next look
+            self._writer = IndexWriter.anew(self._path)
+
+    def _locked(self) -> bool:
+        """Whether it is for this process to write."""
+        if self._lock is None:
+            path = self._path.with_name(f"{self._path.name}.lock")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("ab", buffering=0)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                return False
+            self._lock = file
+        return True

@@ -1,0 +1,234 @@
+"""The file of the index: SQLite, one writer, any readers (its write-ahead log lets them be).
+
+meta      version; sequence and SHA-256 of the last record that is in it
+names     texts that come again and again, by what they are used for
+records   a row for each record
+keys      64 bits for each id that a record is found by, see `glance.key`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sqlite3
+from collections.abc import Callable, Generator, Iterable
+from itertools import chain
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from tidegate_bus.frames import Entry
+from tidegate_schemas.errors import LedgerError, Unavailable
+from tidegate_schemas.subjects import Kind
+
+from .glance import KINDS, VERDICTS, Clock, Glance, keys, why
+
+VERSION = 1
+"""Of the tables. Another number makes every index there is be made again."""
+
+_SCHEMA = f"""
+CREATE TABLE meta (version INTEGER NOT NULL, seq INTEGER NOT NULL, digest BLOB NOT NULL) STRICT;
+CREATE TABLE names (
+    id INTEGER PRIMARY KEY, use TEXT NOT NULL, text TEXT NOT NULL, UNIQUE (use, text)
+) STRICT;
+CREATE TABLE records (
+    seq INTEGER PRIMARY KEY, time INTEGER NOT NULL, sender INTEGER NOT NULL, kind INTEGER NOT NULL,
+    destination INTEGER NOT NULL, verdict INTEGER NOT NULL, why INTEGER NOT NULL, id TEXT,
+    source INTEGER, correlation TEXT, causation TEXT, run TEXT, first INTEGER
+) STRICT;
+CREATE INDEX senders ON records (sender);
+CREATE INDEX destinations ON records (destination);
+CREATE INDEX verdicts ON records (verdict) WHERE verdict != 0;
+CREATE INDEX controls ON records (kind) WHERE kind = {KINDS.index(Kind.CONTROL)};
+CREATE TABLE keys (
+    segment INTEGER NOT NULL, key BLOB NOT NULL, seq INTEGER NOT NULL,
+    PRIMARY KEY (segment, key, seq)
+) STRICT, WITHOUT ROWID;
+INSERT INTO meta VALUES ({VERSION}, 0, x'');
+"""  # noqa: S608 - numbers of this program
+_KINDS = {kind: number for number, kind in enumerate(KINDS)}
+_VERDICTS = {verdict: number for number, verdict in enumerate(VERDICTS)}
+_CACHE_KIB = 64 * 1024
+_CHECKPOINT_PAGES = 4_000
+_MOST_NAMES = 50_000
+_BUSY_SECONDS = 5.0
+
+
+class IndexWriter:
+    """The one that writes. Make it with `open`, close it; every call is of the same thread."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        """Strictly private: use `open`."""
+        self._connection = connection
+        self._path = path
+        self._names: dict[tuple[str, str], int] = {}
+        self.seq = self._number("SELECT seq FROM meta")
+        """Of the last record in it."""
+        self._clock = Clock(self._number("SELECT coalesce(max(time), 0) FROM records"))
+
+    @classmethod
+    def open(cls, path: Path, record: Callable[[int], bytes | None]) -> Self:
+        """The index in a file, as far as it is to be believed; an empty one otherwise.
+
+        Args:
+            path: of the file.
+            record: gives a record of the ledger by its sequence; None where there is none.
+
+        Raises:
+            Unavailable: the file cannot be written.
+        """
+        if path.exists():
+            try:
+                found = cls(_connect(path), path)
+                if found._is_of(record):
+                    return found
+                found.close()
+            except sqlite3.Error:
+                pass
+        return cls.anew(path)
+
+    @classmethod
+    def anew(cls, path: Path) -> Self:
+        """An empty index; what there was before is gone.
+
+        Raises:
+            Unavailable: the file cannot be written.
+        """
+        part = path.with_name(f"{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for name in (part.name, path.name):
+                for end in ("", "-wal", "-shm"):
+                    path.with_name(name + end).unlink(missing_ok=True)
+            with contextlib.closing(sqlite3.connect(part)) as connection:
+                connection.executescript(_SCHEMA)
+            part.chmod(0o600)
+            part.rename(path)
+            return cls(_connect(path), path)
+        except (OSError, sqlite3.Error) as error:
+            raise Unavailable(f"{path}: {error}") from error
+
+    def add(self, entries: list[Entry], glances: list[Glance]) -> None:
+        """Add the next records, all of them or none.
+
+        Args:
+            entries: without gap, the first one right after `seq`.
+            glances: of them.
+
+        Raises:
+            LedgerError: they are not the next ones.
+            sqlite3.Error: the file does not take them, or is damaged.
+        """
+        if not entries:
+            return
+        if entries[0].seq != self.seq + 1 or len(entries) != len(glances):
+            raise LedgerError(f"record {entries[0].seq} does not follow {self.seq} in the index")
+        last = entries[-1]
+        with self._all_or_nothing() as connection:
+            rows = [self._row(glance) for glance in glances]
+            connection.executemany(_INSERT, rows)
+            found = chain.from_iterable(map(keys, glances))
+            connection.executemany("INSERT OR IGNORE INTO keys VALUES (?, ?, ?)", found)
+            state = (last.seq, _digest(last.payload))
+            connection.execute("UPDATE meta SET seq = ?, digest = ?", state)
+        self.seq = last.seq
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
+
+    def _row(self, row: Glance) -> tuple[object, ...]:
+        name, message = self._name, row.envelope
+        return (
+            row.seq,
+            self._clock.read(row.time),
+            name("by", row.by),
+            _KINDS[row.kind],
+            name("to", row.to),
+            _VERDICTS[row.verdict],
+            name("why", why(row)),
+            message.id,
+            None if message.source is None else name("source", message.source),
+            message.correlationid,
+            message.causationid,
+            message.runid,
+            row.first,
+        )
+
+    def _name(self, use: str, text: str) -> int:
+        found = self._names.get((use, text))
+        if found is None:
+            if len(self._names) >= _MOST_NAMES:  # somebody makes up names
+                self._names.clear()
+            self._connection.execute("INSERT OR IGNORE INTO names VALUES (NULL, ?, ?)", (use, text))
+            query = "SELECT id FROM names WHERE use = ? AND text = ?"
+            found = self._names[use, text] = self._number(query, use, text)
+        return found
+
+    def _is_of(self, record: Callable[[int], bytes | None]) -> bool:
+        """Whether it is whole, of this version, and its last record is that of the ledger."""
+        version, seq, digest = self._connection.execute("SELECT * FROM meta").fetchone()
+        if version != VERSION:
+            return False
+        (said,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+        payload = record(seq) if seq else b""
+        return said == "ok" and (not seq or (payload is not None and _digest(payload) == digest))
+
+    @contextlib.contextmanager
+    def _all_or_nothing(self) -> Generator[sqlite3.Connection]:
+        self._connection.execute("BEGIN")
+        try:
+            yield self._connection
+        except BaseException:
+            self._names.clear()  # some of them may not be there
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    def _number(self, query: str, *values: str) -> int:
+        (found,) = self._connection.execute(query, values).fetchone()
+        return int(found)
+
+
+_INSERT = f"INSERT INTO records VALUES ({', '.join('?' * 13)})"  # noqa: S608 - question marks
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """For the writer. Nothing is lost that the ledger does not have, so no write waits for a disk.
+
+    What is in the file is in order also after the power failed: only its last records may be gone.
+    """
+    connection = sqlite3.connect(
+        path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        f"cache_size=-{_CACHE_KIB}",
+        f"wal_autocheckpoint={_CHECKPOINT_PAGES}",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def _digest(payload: bytes) -> bytes:
+    return hashlib.sha256(payload).digest()
+
+
+def read_all(entries: Iterable[Entry], look: Callable[[bytes], Glance]) -> list[Glance]:
+    """What the index keeps of records.
+
+    Raises:
+        LedgerError: one is none, or not the one that it is stored as.
+    """
+    found: list[Glance] = []
+    for seq, payload in entries:
+        try:
+            row = look(payload)
+        except msgspec.MsgspecError as error:
+            raise LedgerError(f"ledger record {seq} is not of a gateway: {error}") from error
+        if row.seq != seq:
+            raise LedgerError(f"ledger record {seq} bears the sequence {row.seq}")
+        found.append(row)
+    return found

@@ -1,0 +1,106 @@
+"""Keeping the index of a ledger that grows, in several processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from itertools import islice
+from pathlib import Path
+
+from support import OPERATOR, Broker, until
+from tidegate.bench.history import History
+from tidegate.index import Batch, Filter, IndexKeeper, LedgerIndex
+from tidegate_bus.appender import MAX_BATCH, FastAppender
+from tidegate_bus.bulk import Access
+from tidegate_schemas import subjects
+from tidegate_schemas.vocabulary import GATEWAY
+
+ENTRIES = list(islice(History(5).entries(1_500), 1_500))
+
+
+class Ear:
+    """Hears of records."""
+
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+
+    def __call__(self, batch: Batch) -> None:
+        """Keep their sequences."""
+        assert [entry.seq for entry in batch.entries] == [row.seq for row in batch.glances]
+        self.heard += [entry.seq for entry in batch.entries]
+
+
+async def grow(broker: Broker, begin: int, end: int) -> None:
+    """Write records to the ledger, and hint at it, as a gateway does."""
+    gateway = await broker.connect(GATEWAY)
+    appender = await FastAppender.open(gateway, last=begin)
+    for at in range(begin, end, MAX_BATCH):
+        part = [(e.subject, e.payload) for e in ENTRIES[at : min(at + MAX_BATCH, end)]]
+        await (await appender.append(part))
+    await appender.close()
+    await gateway.publish(subjects.tail(0), b"%d" % end)
+
+
+@contextlib.asynccontextmanager
+async def keeping(broker: Broker, path: Path, *ears: Ear) -> AsyncGenerator[IndexKeeper]:
+    """A keeper at work, in this process."""
+    access = Access(broker.url, OPERATOR, broker.keyring.seed(OPERATOR))
+    keeper = IndexKeeper(access, await broker.connect(OPERATOR), path, ears)
+    task = asyncio.create_task(keeper.run())
+    try:
+        yield keeper
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        keeper.close()
+
+
+def whole(index: LedgerIndex, length: int) -> bool:
+    """Whether the index has exactly so many records, each once."""
+    rows = index.search(Filter(), limit=10_000).rows
+    return [row.seq for row in rows] == list(range(length, 0, -1))
+
+
+async def test_one_writes_the_other_goes_on_and_both_hear_everything(
+    broker: Broker, tmp_path: Path
+) -> None:
+    """Every listener hears of every record once, in order, whoever writes, also after one ended."""
+    path = tmp_path / "index.db"
+    index, one, two = LedgerIndex(path), Ear(), Ear()
+    await grow(broker, 0, 600)
+    async with keeping(broker, path, two) as second:
+        async with contextlib.AsyncExitStack() as rest:
+            first = await rest.enter_async_context(keeping(broker, path, one))
+            await asyncio.gather(first.caught_up(), second.caught_up())
+            assert whole(index, 600)
+            await grow(broker, 600, 900)
+            await until(lambda: len(one.heard) == len(two.heard) == 900 == index.seq())
+        await grow(broker, 900, 1_500)
+        await until(lambda: len(two.heard) == index.seq() == 1_500)
+
+    assert one.heard == list(range(1, 901))
+    assert two.heard == list(range(1, 1_501))
+    assert whole(index, 1_500)
+    index.close()
+
+
+async def test_what_is_in_the_index_is_not_read_again_for_nobody(
+    broker: Broker, tmp_path: Path
+) -> None:
+    """A keeper without listeners goes on from the index; one of another ledger begins anew."""
+    path = tmp_path / "index.db"
+    index = LedgerIndex(path)
+    await grow(broker, 0, 300)
+    async with keeping(broker, path) as keeper:
+        await keeper.caught_up()
+    file = path.stat().st_ino
+    await grow(broker, 300, 400)
+    async with keeping(broker, path) as keeper:
+        await keeper.caught_up()
+        assert (index.seq(), keeper.seq, path.stat().st_ino) == (400, 400, file)
+    path.write_bytes(b"damaged")
+    async with keeping(broker, path) as keeper:
+        await keeper.caught_up()
+    assert whole(index, 400)
+    index.close()
