@@ -104,11 +104,6 @@ class State:
         return self.folder / "address"
 
     @property
-    def tokens(self) -> Path:
-        """Who may come in over HTTP, see `tokens`."""
-        return self.folder / "tokens.json"
-
-    @property
     def edge_url(self) -> Path:
         """Where the HTTP edge listens."""
         return self.folder / "edge.url"
