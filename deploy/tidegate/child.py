@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from tidegate_bus.broker import lifeline
-from tidegate_schemas.errors import InvalidInput, Unavailable
+from tidegate_schemas.errors import InvalidInput, Unavailable, VerificationError
 
-from .processes import CANNOT_START
+from .processes import CANNOT_START, DAMAGED
 
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 10.0
@@ -31,7 +31,8 @@ class Child:
     """Starts a command and starts it again when it ends by itself.
 
     The pause doubles from 0.2 s to 10 s while it keeps ending early. A command that cannot start
-    because its input is wrong (status 2) is not started again.
+    because its input is wrong (status 2) is not started again, nor one that will not go on with the
+    ledger that it has met (status 5).
 
     Args:
         name: what its lines are prefixed with.
@@ -79,12 +80,15 @@ class Child:
 
         Raises:
             InvalidInput: it cannot start, because of what it was given; holds its last words.
+            VerificationError: the ledger is not the one that was signed; so too.
             Unavailable: it cannot be started.
         """
         if self._task and self._task.done() and not self._stopping.is_set():
             if error := self._task.exception():
                 raise Unavailable(f"{self.name} cannot be started: {error!r}")
             why = _sentence(self._last_line)
+            if self._process and self._process.returncode == DAMAGED:
+                raise VerificationError(f"{self.name} will not go on: {why} (log: {self._log})")
             raise InvalidInput(f"{self.name} cannot start: {why} (log: {self._log})")
 
     async def stop(self, grace: float) -> None:
@@ -113,7 +117,7 @@ class Child:
         while not self._stopping.is_set():
             began = loop.time()
             status = await self._run_once()
-            if self._stopping.is_set() or status == CANNOT_START:
+            if self._stopping.is_set() or status in (CANNOT_START, DAMAGED):
                 return
             pause = _FIRST_PAUSE_SECONDS if loop.time() - began > _HEALTHY_SECONDS else pause
             self.restarts += 1

@@ -60,7 +60,8 @@ def _writer(project: Project, data: bytes | None, last: int, old: bool) -> Line:
         size = Checkpoint.parse(note.text).size
     except TidegateError as error:
         return Line("evidence writer", False, str(error))
-    return Line("evidence writer", not (old and size < last), _covered("signed", size, last))
+    fine = size <= last and not (old and size < last)
+    return Line("evidence writer", fine, _covered("signed", size, last))
 
 
 def _notary(project: Project, last: int, old: bool) -> Iterator[Line]:
@@ -83,7 +84,7 @@ def _notary(project: Project, last: int, old: bool) -> Iterator[Line]:
         trust.check(note)
     except VerificationError as error:
         lines.append(str(error))
-    behind = old and checkpoint.size < last
+    behind = checkpoint.size > last or (old and checkpoint.size < last)
     detail = _covered("cosigned", checkpoint.size, last)
     yield Line(name, not (behind or lines), "\n".join([detail, *lines]))
     for key, url in witnesses(project):
@@ -99,4 +100,6 @@ def _notary(project: Project, last: int, old: bool) -> Iterator[Line]:
 
 def _covered(word: str, size: int, last: int) -> str:
     behind = f", {last - size} are not yet" if size < last else ""
+    if size > last:
+        behind = f", the ledger has {last}: {size - last} are missing"
     return f"{size} records are {word}{behind}"

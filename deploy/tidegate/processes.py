@@ -21,7 +21,13 @@ import structlog
 from tidegate_bus.broker.accounts import NOTARY
 from tidegate_bus.connection import Connection, connect
 from tidegate_bus.telemetry import Health, TelemetryServer, configure_logging
-from tidegate_schemas.errors import InvalidInput, Refused, TidegateError, first_error
+from tidegate_schemas.errors import (
+    InvalidInput,
+    Refused,
+    TidegateError,
+    VerificationError,
+    first_error,
+)
 from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import COORDINATOR, GATEWAY
 
@@ -34,6 +40,8 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.process")
 
 CANNOT_START = 2
 """Exit status of a process whose input is wrong: starting it again does not help."""
+DAMAGED = 5
+"""Of one that met another ledger than the one that was signed: neither does it then."""
 
 
 class ProcessInfo(msgspec.Struct, frozen=True):
@@ -48,8 +56,8 @@ class ProcessInfo(msgspec.Struct, frozen=True):
 def run_process(main: Coroutine[Any, Any, None], name: str) -> int:
     """Run a process to its end; the exit status.
 
-    0 after a signal, 2 when its input is wrong or policy does not let it begin, 1 after any other
-    error, which is logged.
+    0 after a signal, 2 when its input is wrong or policy does not let it begin, 5 when the ledger
+    is not the one that was signed, 1 after any other error, which is logged.
     """
     configure_logging(name)
     try:
@@ -59,6 +67,9 @@ def run_process(main: Coroutine[Any, Any, None], name: str) -> int:
         if isinstance(first, InvalidInput | Refused):
             _log.error("cannot start", error=str(first))
             return CANNOT_START
+        if isinstance(first, VerificationError):
+            _log.error("will not go on", error=str(first))
+            return DAMAGED
         if isinstance(first, TidegateError | OSError):
             _log.error("stopped", error=str(first))
             return 1

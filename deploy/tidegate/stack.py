@@ -114,6 +114,7 @@ class Stack:
                 it is given.
             Refused: policy does not let the agents be registered.
             Unavailable: something does not start; says what.
+            VerificationError: the ledger is not the one that was signed.
             TopologyDrift: the ledger stream is not what it should be.
         """
         state = self.project.state
@@ -200,6 +201,7 @@ class Stack:
 
         Raises:
             InvalidInput: gateway or coordinator cannot start with what they are given.
+            VerificationError: the ledger is not the one that was signed.
             Unavailable: says what.
         """
         for child in (self._coordinator, self._gateway):

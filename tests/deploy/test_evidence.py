@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tidegate.stack import Stack
 from tidegate_bus.broker.accounts import NOTARY
 from tidegate_evidence.note import Algorithm, Note, Signer, Verifier
 from tidegate_evidence.trust import Trust
+from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import VerificationError
 from tidegate_schemas.evidence import EvidenceKeys, KeyRole
 from tidegate_schemas.vocabulary import EVIDENCE_KEYS
@@ -143,3 +145,30 @@ async def test_doctor_says_what_is_not_signed(project: Path) -> None:
     assert "is not cosigned by the quorum everybody; missing is w.example+" in detail
     assert not found["evidence notary"].ok
     assert not found["evidence witness w.example"].ok
+
+
+async def test_a_stack_ends_where_the_ledger_is_not_the_one_that_was_signed(project: Path) -> None:
+    """An old copy of the broker's store was put back: trying again would not help, and is not done.
+
+    Until somebody looks, `doctor` has the same to say.
+    """
+    async with Stack(load_project(project), agents=()) as stack:
+        state = stack.project.state
+    copy = state.folder / "copy"
+    shutil.copytree(state.store, copy)
+    async with Stack(load_project(project), agents=()) as stack, await bus(stack) as operator:
+        await operator.publish(Envelope.new("greeting.requested", {"name": "Ada"}))
+        last = await operator.ledger.last()
+        await until(lambda: last is not None and covered(stack) >= last.seq)
+    shutil.rmtree(state.store)
+    shutil.copytree(copy, state.store)
+
+    stack = Stack(load_project(project), agents=())
+    with pytest.raises(VerificationError, match="gateway will not go on: "):
+        await stack.start()
+    try:
+        found = await lines(stack)
+    finally:
+        await stack.stop()
+    assert not found["evidence notary"].ok
+    assert "are missing" in found["evidence notary"].detail
