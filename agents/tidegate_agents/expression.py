@@ -207,6 +207,11 @@ def problems(blueprint: Blueprint) -> list[Problem]:
     return found
 
 
+def faults(field: str, text: str, names: frozenset[str]) -> list[Problem]:
+    """What is wrong with one expression over these names, as far as it shows without values."""
+    return list(_problems(field, text, names, frozenset()))
+
+
 def _strings(field: str, template: Any) -> Iterator[tuple[str, str]]:
     if isinstance(template, str):
         yield field, template

@@ -49,11 +49,6 @@ class State:
         return Register(self.folder / "identities.json")
 
     @property
-    def tokens(self) -> Path:
-        """What callers over HTTP show, as digests."""
-        return self.folder / "tokens.json"
-
-    @property
     def authority(self) -> Path:
         """Keys that sign, in operator mode; whoever can read them can be anybody."""
         return self.folder / "authority"
@@ -329,6 +324,21 @@ def check_blueprints(project: Project) -> None:
                 faults.append(Problem(0, f"steps.{name}.task", message))
         if faults:
             raise _placed(path, faults)
+
+
+def check_webhooks(project: Project) -> None:
+    """Check the expressions by which webhooks become events; apart as `check_blueprints`.
+
+    Raises:
+        InvalidDocument: an expression does not compile.
+    """
+    webhooks = project.settings.edge.webhooks
+    if not webhooks:
+        return
+    from .edge.rules import check
+
+    if faults := [fault for name, own in webhooks.items() for fault in check(name, own)]:
+        raise _placed(project.root / SETTINGS, faults)
 
 
 def open_project(folder: Path | None, state: Path | None = None) -> Project:

@@ -35,7 +35,7 @@ from .guards import Guards
 from .identities import Wanted, ensure_keys, wanted
 from .policies import put_in_force, shelf
 from .processes import running, telemetry
-from .project import Project, State, check_blueprints, client_tls, load_project
+from .project import Project, State, check_blueprints, check_webhooks, client_tls, load_project
 from .reconciler import Applied, Reconciler, note
 
 FACES = ("edge", "console")
@@ -119,6 +119,7 @@ class Stack:
         """
         state = self.project.state
         check_blueprints(self.project)
+        check_webhooks(self.project)
         state.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = locked(state.folder / "lock")
         _forget_dead(state)

@@ -159,8 +159,8 @@ class Tokens:
         self._file.write(msgspec.json.format(msgspec.json.encode(_File(tuple(tokens)))) + b"\n")
 
 
-def check_holder(principal: Principal, role: Role | None) -> None:
-    """See to it that somebody may have a token.
+def check_holder(principal: Principal, role: Role | None) -> Role:
+    """Give what somebody is, if it may be spoken for over HTTP.
 
     Of the bus's own principals only the operator may: the others are processes of the stack.
 
@@ -172,14 +172,17 @@ def check_holder(principal: Principal, role: Role | None) -> None:
         InvalidInput: it may not; says why.
     """
     if is_built_in(str(principal)) and principal != OPERATOR:
-        raise InvalidInput(f"{principal} is the bus's own; of those only {OPERATOR} has tokens")
+        raise InvalidInput(
+            f"{principal} is the bus's own; of those only {OPERATOR} comes over HTTP"
+        )
     if role is None:
         raise InvalidInput(
             f"{principal} may not connect: unknown, revoked or expired; "
             "`tidegate identity list` tells who may"
         )
     if role not in GIVEN:
-        raise InvalidInput(f"{principal}: a {role} has no tokens")
+        raise InvalidInput(f"{principal}: a {role} does not come over HTTP")
+    return role
 
 
 def _digest(text: str) -> str:

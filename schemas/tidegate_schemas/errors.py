@@ -7,7 +7,9 @@
     │   ├── InvalidRecord           bytes that are no ledger record
     │   ├── InvalidDocument         a file that people write: manifest, blueprint, settings
     │   ├── InvalidPolicy           a policy bundle that does not load
-    │   └── InvalidExpression       a CEL expression that does not parse or evaluate
+    │   ├── InvalidExpression       a CEL expression that does not parse or evaluate
+    │   ├── Unauthenticated         nothing good says who calls over HTTP
+    │   └── NotAdmitted             who calls over HTTP is known, and may not come in
     ├── Refused                     the bus answered no; the ledger holds the reason
     │   ├── Denied                  policy, or a rule of the gateway, said no
     │   └── Rejected                the gateway could not read the message as an envelope
@@ -16,6 +18,7 @@
     │   ├── ServerFailed            nats-server did not start or stopped
     │   ├── NotConnected            no broker answers at the address
     │   ├── BacklogFull             as much of the sender waits already as the broker takes
+    │   ├── RateLimited             who calls over HTTP does so too often
     │   └── NoReceipt               accepted or not is unknown; publish the same envelope again
     ├── Unopened                    sealed data that cannot be had: erased, or not for who asks
     ├── Permanent                   raised by a handler: this message can never be handled
@@ -137,6 +140,24 @@ class InvalidExpression(InvalidInput):
         self.detail = detail
 
 
+class Unauthenticated(InvalidInput):
+    """Nothing that a caller over HTTP shows says who it is.
+
+    Attributes:
+        reason: a stable word for the ground, e.g. `missing`, `unknown` or `expired`.
+        detail: the sentence that goes with it; fit for the caller.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class NotAdmitted(InvalidInput):
+    """Who calls over HTTP is known, and may not come in: nobody of the bus, or revoked."""
+
+
 class Refused(TidegateError):
     """The bus recorded the message and did not deliver it.
 
@@ -208,6 +229,18 @@ class BacklogFull(Unavailable):
 
     def __init__(self, principal: object, retry_after: float) -> None:
         super().__init__(f"the backlog of {principal} is full; try again in {retry_after:g} s")
+        self.retry_after = retry_after
+
+
+class RateLimited(Unavailable):
+    """Who calls over HTTP does so too often.
+
+    Attributes:
+        retry_after: seconds after which it may come again.
+    """
+
+    def __init__(self, rate: str, retry_after: float) -> None:
+        super().__init__(f"more than {rate}; try again in {retry_after:.3g} s")
         self.retry_after = retry_after
 
 

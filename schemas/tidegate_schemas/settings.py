@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from .documents import Document, Duration, Name, PrincipalName, misfit
+from .edge import EdgeSettings
 from .envelope import MAX_ENVELOPE_BYTES
 
 MiB = 1024 * 1024
@@ -96,27 +97,6 @@ class PrivacySettings(Document):
     retention: Duration | None = None
     """How long after the end of a month the data that was sealed in it can be read; for ever by
     default. A legal hold keeps it longer."""
-
-
-class EdgeTlsSettings(Document):
-    """Certificates of the HTTP edge; paths are relative to the project."""
-
-    certificate: Annotated[str, Field(min_length=1)]
-    key: Annotated[str, Field(min_length=1)]
-    clients: Annotated[str, Field(min_length=1)] | None = None
-    """Authority of the certificates that clients may show; without it none are asked for."""
-
-
-class EdgeSettings(Document):
-    """HTTP for systems that do not speak NATS."""
-
-    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 0
-    """0 takes a free one; the URL is written to the state directory."""
-    body_bytes: Annotated[int, Field(ge=1024, le=64 * MiB)] = MiB
-    """Largest request; what an envelope may hold is said by `gateway.envelope_bytes`."""
-    tls: EdgeTlsSettings | None = None
-    """Without it plain HTTP is spoken, which is for this machine or behind a proxy."""
 
 
 class ConsoleTlsSettings(Document):

@@ -50,10 +50,10 @@ def server_block(folder: Path, *, mutual: bool) -> dict[str, Any]:
     folder = folder.absolute()
     authority, certificate, key = folder / AUTHORITY, folder / SERVER, folder / SERVER_KEY
     presenting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    _load(presenting, certificate, key)
+    present(presenting, certificate, key)
     verifying = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     verifying.check_hostname = False  # the broker does not know by which name it is called
-    _trust(verifying, authority)
+    trust(verifying, authority)
     _rehearse(verifying, presenting, authority, certificate)
     return {
         "cert_file": str(certificate),
@@ -80,16 +80,16 @@ def client_context(folder: Path) -> ssl.SSLContext:
     authority, certificate, key = folder / AUTHORITY, folder / CLIENT, folder / CLIENT_KEY
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    _trust(context, authority)
+    trust(context, authority)
     if certificate.exists() or key.exists():
-        _load(context, certificate, key)
+        present(context, certificate, key)
         verifying = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        _load(verifying, certificate, key)  # any will do for this side of the rehearsal
-        _trust(verifying, authority)
+        present(verifying, certificate, key)  # any will do for this side of the rehearsal
+        trust(verifying, authority)
         presenting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         presenting.check_hostname = False
         presenting.verify_mode = ssl.CERT_NONE  # it is not what is rehearsed
-        _load(presenting, certificate, key)
+        present(presenting, certificate, key)
         _rehearse(verifying, presenting, authority, certificate)
     return context
 
@@ -145,8 +145,12 @@ def explain(error: BaseException) -> str:
     return ""
 
 
-def _trust(context: ssl.SSLContext, authority: Path) -> None:
-    """Verify the other side, by this authority alone."""
+def trust(context: ssl.SSLContext, authority: Path) -> None:
+    """Verify the other side, by this authority alone.
+
+    Raises:
+        InvalidInput: it cannot be read, or has expired; names the file.
+    """
     context.verify_mode = ssl.CERT_REQUIRED
     # Partial chains: what stands in the file is trusted, also if it is no root.
     context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -168,8 +172,13 @@ def _ended(moment: Any) -> bool:
     return ssl.cert_time_to_seconds(str(moment)) < time.time()
 
 
-def _load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
-    """Show this certificate to the other side."""
+def present(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    """Show this certificate to the other side.
+
+    Raises:
+        InvalidInput: a file cannot be read, others may read the key, or it is another one's key;
+            names the file.
+    """
 
     def password() -> str:
         raise InvalidInput(f"{key}: has a password; the broker could not read it: take it away")

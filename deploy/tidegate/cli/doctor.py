@@ -20,7 +20,14 @@ from tidegate.guards import victim
 from tidegate.identities import Wanted, current
 from tidegate.policies import shelf
 from tidegate.processes import running
-from tidegate.project import Project, address, check_blueprints, client_tls, open_project
+from tidegate.project import (
+    Project,
+    address,
+    check_blueprints,
+    check_webhooks,
+    client_tls,
+    open_project,
+)
 from tidegate.reconciler import applied, roster
 from tidegate.rights import summary
 from tidegate.vitals import ask
@@ -91,6 +98,7 @@ async def _examine(folder: Path | None, state: Path | None, probe: bool) -> list
     try:
         project = open_project(folder, state)
         check_blueprints(project)
+        check_webhooks(project)
     except TidegateError as error:
         return [*findings, Finding("project", "failed", str(error))]
     findings.append(

@@ -1,0 +1,178 @@
+"""Who calls: what a request shows, as a principal of the bus."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+from prometheus_client import Counter
+
+from tidegate.identities import Roles
+from tidegate.project import Project
+from tidegate.tokens import Tokens, check_holder
+from tidegate_schemas.distinguished import normal_name
+from tidegate_schemas.errors import (
+    InvalidInput,
+    NotAdmitted,
+    RateLimited,
+    Unauthenticated,
+    Unavailable,
+)
+from tidegate_schemas.identity import Role
+from tidegate_schemas.rate import Rate
+from tidegate_schemas.subjects import Principal
+
+from .bucket import Bucket
+from .oidc import Oidc
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.edge")
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+REFUSED = Counter("tidegate_edge_refused", "Callers that were not let in, by the ground", ["why"])
+
+_SECOND = 1_000_000_000
+_OWN = "tg_"
+_BEARER = "bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Somebody who may come in.
+
+    Attributes:
+        principal: for whom it is taken.
+        role: what that is.
+        via: how it is known, `token <id>`, `certificate <subject>`, `oidc <value>`,
+            `webhook <name>`.
+        rate: how often it may come.
+    """
+
+    principal: Principal
+    role: Role
+    via: str
+    rate: Rate | None
+
+
+class Callers:
+    """Tells who calls, and how often each may.
+
+    Args:
+        project: whose principals, tokens and settings.
+        clock: ns since 1970.
+        ticks: ns that never go back.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        clock: Callable[[], int] = time.time_ns,
+        ticks: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        settings = project.settings.edge
+        self._clock, self._ticks = clock, ticks
+        self._tokens = Tokens(project.state.tokens)
+        self._roles = Roles(project.state)
+        self._rate = Rate.parse(settings.rate) if settings.rate else None
+        self._oidc_principals = settings.oidc.principals if settings.oidc else {}
+        self._oidc = Oidc(settings.oidc, project.root) if settings.oidc else None
+        self._certificates = {normal_name(n): p for n, p in settings.certificates.items()}
+        self._buckets: dict[str, tuple[Rate, Bucket]] = {}
+
+    async def of(self, authorization: str | None, certificate: str | None) -> Caller:
+        """Who shows this. A token goes before a certificate, which may be that of a proxy.
+
+        Args:
+            authorization: the header of that name (RFC 6750).
+            certificate: subject of what the client showed in the TLS handshake, see `tls`.
+
+        Raises:
+            Unauthenticated: neither says who it is.
+            NotAdmitted: it is nobody who may come in.
+            RateLimited: it comes too often.
+            Unavailable: who it is cannot be found out now.
+        """
+        try:
+            caller = await self._who(authorization, certificate)
+            self._count(caller)
+        except Unauthenticated as error:
+            REFUSED.labels(error.reason).inc()
+            raise
+        except NotAdmitted:
+            REFUSED.labels("not admitted").inc()
+            raise
+        except RateLimited:
+            REFUSED.labels("rate").inc()
+            raise
+        return caller
+
+    def named(self, principal: str, via: str, rate: Rate | None = None) -> Caller:
+        """A caller who is taken for somebody.
+
+        Raises:
+            NotAdmitted: that is nobody who may come in.
+            Unavailable: the register cannot be read.
+        """
+        who = Principal.parse(principal)
+        role = _readable(self._roles.of, who, self._clock())
+        try:
+            return Caller(who, check_holder(who, role), via, rate)
+        except InvalidInput as error:
+            raise NotAdmitted(str(error)) from None
+
+    async def close(self) -> None:
+        """Ask nobody any more."""
+        if self._oidc:
+            await self._oidc.keys.close()
+
+    async def _who(self, authorization: str | None, certificate: str | None) -> Caller:
+        if authorization is not None:
+            if authorization[: len(_BEARER)].lower() != _BEARER:
+                raise Unauthenticated("scheme", "write `Authorization: Bearer TOKEN`")
+            text = authorization[len(_BEARER) :].strip(" ")
+            return self._by_token(text) if text.startswith(_OWN) else await self._by_oidc(text)
+        if certificate is not None:
+            principal = self._certificates.get(certificate)
+            if principal is None:
+                raise NotAdmitted(f"the certificate of {certificate} stands for nobody here")
+            return self.named(principal, f"certificate {certificate}", self._rate)
+        raise Unauthenticated("missing", "show a token: `Authorization: Bearer TOKEN`")
+
+    def _by_token(self, text: str) -> Caller:
+        token = _readable(self._tokens.find, text, self._clock())
+        if token is None:
+            raise Unauthenticated("unknown", "no such token; it was revoked, or has expired")
+        rate = Rate.parse(token.rate) if token.rate else self._rate
+        return self.named(token.principal, f"token {token.id}", rate)
+
+    async def _by_oidc(self, text: str) -> Caller:
+        if self._oidc is None:
+            raise Unauthenticated("unknown", "no token of ours; they begin with tg_")
+        value = await self._oidc.subject(text, self._clock() / _SECOND)
+        principal = self._oidc_principals.get(value)
+        if principal is None:
+            raise NotAdmitted(f"{value[:80]!r} of the OpenID provider stands for nobody here")
+        return self.named(principal, f"oidc {value}", self._rate)
+
+    def _count(self, caller: Caller) -> None:
+        if caller.rate is None:
+            return
+        rate, bucket = self._buckets.get(caller.via, (None, None))
+        if bucket is None or rate != caller.rate:
+            bucket = Bucket(caller.rate)
+            self._buckets[caller.via] = caller.rate, bucket
+        if seconds := bucket.take(self._ticks()):
+            raise RateLimited(f"{caller.rate.count} in {caller.rate.seconds:g} s", seconds)
+
+
+def _readable(look: Callable[[A, int], B], what: A, now: int) -> B:
+    """What a file says; nobody is let in who may have been locked out by what cannot be read."""
+    try:
+        return look(what, now)
+    except InvalidInput as error:
+        _log.error("nobody can be let in", error=str(error))
+        raise Unavailable("who may come in cannot be found out now") from None

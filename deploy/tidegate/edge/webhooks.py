@@ -1,0 +1,237 @@
+"""`POST /v1/webhooks/{name}`: what outside systems send by themselves, once they know the way.
+
+    body as it came ─► signature ─► rule: an event ─► submitted as the webhook's principal
+
+A sender that is told 2xx is content; one that is told 429 or 5xx comes again, and the id of the
+event makes that harmless. What is not taken shows: in the log, in `tidegate_edge_webhooks`, and,
+once it was submitted, in the ledger.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+from prometheus_client import Counter
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from tidegate.project import Project
+from tidegate_bus.identity.guarded import GuardedFile
+from tidegate_schemas.edge import WebhookSettings
+from tidegate_schemas.envelope import Envelope
+from tidegate_schemas.errors import (
+    Denied,
+    InvalidInput,
+    NotAdmitted,
+    Refused,
+    TidegateError,
+    Unauthenticated,
+    Unavailable,
+)
+from tidegate_schemas.rate import Rate
+from tidegate_schemas.record import Receipt
+from tidegate_schemas.subjects import Verdict
+
+from . import rules
+from .bucket import Bucket
+from .callers import Caller, Callers
+from .signatures import verify
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.edge.webhooks")
+
+WEBHOOKS = Counter(
+    "tidegate_edge_webhooks", "Webhooks, by source and what became of them", ["source", "outcome"]
+)
+
+_LINES = Rate(10, 10.0)
+"""Of the log, for each source and ground; how many were not written stands in the next one."""
+_SHOWN = 80
+_SECONDS = {"slack": 2.5}
+_OTHER_SECONDS = 8.0
+"""How long a verdict is waited for. Slack wants to hear within 3 s, GitHub within 10 s."""
+
+Body = Callable[[Request], Awaitable[bytes]]
+"""Reads a body, if it is not too large and comes in time."""
+Submit = Callable[[Caller, Envelope, float], Awaitable[Receipt]]
+"""Submits as a caller, and waits that many seconds for the verdict; see `Publisher.publish`."""
+
+
+class Secret:
+    """What a sender signs with, from a file or the environment.
+
+    Several lines are several secrets, of which each is good: so a secret is changed. A file is
+    read again when it was changed.
+    """
+
+    def __init__(self, settings: WebhookSettings, root: Path, environ: Mapping[str, str]) -> None:
+        self._variable = settings.secret_env
+        self._environ = environ
+        self._file = GuardedFile(root / (settings.secret_file or ""))
+        self._version = ""
+        self._lines: list[bytes] = []
+
+    def lines(self) -> list[bytes]:
+        """The secrets.
+
+        Raises:
+            InvalidInput: there is none, or others may read the file.
+        """
+        if self._variable is not None:
+            return _lines(self._environ.get(self._variable, "").encode(), self._variable)
+        version = self._file.version()
+        if not version or version != self._version:
+            path = self._file.path
+            content = self._file.read()
+            if content is None:
+                raise InvalidInput(f"{path}: there is no such file; it is to hold the secret")
+            if path.stat().st_mode & 0o077:
+                raise InvalidInput(f"{path}: others may read this secret; run chmod 600 {path}")
+            self._lines, self._version = _lines(content, str(path)), version
+        return self._lines
+
+
+def _lines(content: bytes, where: str) -> list[bytes]:
+    found = [line.strip() for line in content.splitlines() if line.strip()]
+    if not found:
+        raise InvalidInput(f"{where}: holds no secret")
+    return found
+
+
+class Webhooks:
+    """The webhooks of a project.
+
+    Args:
+        project: whose settings.
+        callers: says whether a principal may come in.
+        body: reads a body.
+        submit: submits an event.
+        clock: seconds since 1970.
+        environ: where secrets may be.
+
+    Raises:
+        InvalidInput: a secret is not there.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        callers: Callers,
+        body: Body,
+        submit: Submit,
+        clock: Callable[[], float] = time.time,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        self._settings = project.settings.edge.webhooks
+        self._callers, self._body, self._submit = callers, body, submit
+        self._clock = clock
+        self._secrets = {n: Secret(s, project.root, environ) for n, s in self._settings.items()}
+        self._unwritten: dict[tuple[str, str], tuple[Bucket, int]] = {}
+        for name, secret in self._secrets.items():
+            try:
+                secret.lines()
+            except InvalidInput as error:
+                raise InvalidInput(f"webhook {name}: {error}") from None
+
+    def routes(self) -> list[Route]:
+        """What to mount."""
+        return [Route("/v1/webhooks/{name}", self.take, methods=["POST"])]
+
+    async def take(self, request: Request) -> Response:
+        """Answer a request.
+
+        Raises:
+            HTTPException: there is no webhook of this name.
+            TidegateError: it is not taken; it was counted, and stands in the log.
+        """
+        name: str = request.path_params["name"]
+        if name not in self._settings:
+            WEBHOOKS.labels("unknown", "unknown").inc()
+            raise HTTPException(404, "there is no webhook of this name in the settings")
+        try:
+            outcome, response = await self._answer(name, request)
+        except TidegateError as error:
+            outcome = _outcome(error)
+            self._tell(name, outcome, request, error)
+            raise
+        WEBHOOKS.labels(name, outcome).inc()
+        return response
+
+    async def _answer(self, name: str, request: Request) -> tuple[str, Response]:
+        settings = self._settings[name]
+        headers = dict(request.headers)
+        body = await self._body(request)
+        try:
+            secrets = self._secrets[name].lines()
+        except InvalidInput as error:
+            raise Unavailable(str(error)) from None
+        verify(settings, secrets, headers, body, self._clock())
+        if settings.verify == "slack" and (challenge := _challenge(headers, body)):
+            return "challenge", PlainTextResponse(challenge)
+        caller = self._callers.named(settings.principal, f"webhook {name}")
+        envelope = rules.event(name, settings, headers, body)
+        seconds = _SECONDS.get(settings.verify, _OTHER_SECONDS)
+        receipt = await self._submit(caller, envelope, seconds)
+        status = 202 if receipt.verdict is Verdict.HOLD else 200
+        if settings.verify == "slack":  # it would show to people what the body says
+            return receipt.verdict, Response(status_code=200)
+        said = {"verdict": receipt.verdict, "seq": receipt.seq, "id": envelope.id}
+        return receipt.verdict, JSONResponse(said, status)
+
+    def _tell(self, name: str, outcome: str, request: Request, error: TidegateError) -> None:
+        WEBHOOKS.labels(name, outcome).inc()
+        bucket, unwritten = self._unwritten.get((name, outcome), (Bucket(_LINES), 0))
+        if bucket.take(time.monotonic_ns()):
+            self._unwritten[name, outcome] = bucket, unwritten + 1
+            return
+        self._unwritten[name, outcome] = bucket, 0
+        facts: dict[str, Any] = {"unwritten": unwritten} if unwritten else {}
+        if isinstance(error, Refused):
+            facts["record"] = error.seq
+        _log.warning(
+            "webhook not taken",
+            source=name,
+            outcome=outcome,
+            error=str(error)[:300],
+            client=request.client.host if request.client else None,
+            delivery=_delivery(request.headers),
+            **facts,
+        )
+
+
+def _outcome(error: TidegateError) -> str:
+    match error:
+        case Unauthenticated():
+            return error.reason
+        case NotAdmitted():
+            return "not admitted"
+        case Denied():
+            return "deny"
+        case Refused():
+            return "reject"
+        case Unavailable():
+            return "unavailable"
+        case _:
+            return "invalid"
+
+
+def _challenge(headers: Mapping[str, str], body: bytes) -> str | None:
+    """What Slack wants to hear before it sends anything (its `url_verification`)."""
+    _, said = rules.payload(headers.get("content-type", ""), body)
+    match said:
+        case {"type": "url_verification", "challenge": str(challenge)}:
+            return challenge
+        case _:
+            return None
+
+
+def _delivery(headers: Mapping[str, str]) -> str | None:
+    """The id that a sender gives a delivery, for whoever looks for it; nobody vouches for it."""
+    found = headers.get("x-github-delivery")
+    return found and found[:_SHOWN]
