@@ -49,6 +49,11 @@ class State:
         return Register(self.folder / "identities.json")
 
     @property
+    def tokens(self) -> Path:
+        """What callers over HTTP show, as digests."""
+        return self.folder / "tokens.json"
+
+    @property
     def authority(self) -> Path:
         """Keys that sign, in operator mode; whoever can read them can be anybody."""
         return self.folder / "authority"

@@ -12,15 +12,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 from prometheus_client import Counter
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
 
 from tidegate.project import Project
 from tidegate_bus.identity.guarded import GuardedFile
@@ -57,10 +55,17 @@ _SECONDS = {"slack": 2.5}
 _OTHER_SECONDS = 8.0
 """How long a verdict is waited for. Slack wants to hear within 3 s, GitHub within 10 s."""
 
-Body = Callable[[Request], Awaitable[bytes]]
-"""Reads a body, if it is not too large and comes in time."""
 Submit = Callable[[Caller, Envelope, float], Awaitable[Receipt]]
 """Submits as a caller, and waits that many seconds for the verdict; see `Publisher.publish`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the sender is told."""
+
+    status: int
+    body: bytes = b""
+    kind: str = "application/json"
 
 
 class Secret:
@@ -110,7 +115,6 @@ class Webhooks:
     Args:
         project: whose settings.
         callers: says whether a principal may come in.
-        body: reads a body.
         submit: submits an event.
         clock: seconds since 1970.
         environ: where secrets may be.
@@ -123,13 +127,12 @@ class Webhooks:
         self,
         project: Project,
         callers: Callers,
-        body: Body,
         submit: Submit,
         clock: Callable[[], float] = time.time,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         self._settings = project.settings.edge.webhooks
-        self._callers, self._body, self._submit = callers, body, submit
+        self._callers, self._submit = callers, submit
         self._clock = clock
         self._secrets = {n: Secret(s, project.root, environ) for n, s in self._settings.items()}
         self._unwritten: dict[tuple[str, str], tuple[Bucket, int]] = {}
@@ -139,52 +142,56 @@ class Webhooks:
             except InvalidInput as error:
                 raise InvalidInput(f"webhook {name}: {error}") from None
 
-    def routes(self) -> list[Route]:
-        """What to mount."""
-        return [Route("/v1/webhooks/{name}", self.take, methods=["POST"])]
+    def __contains__(self, name: str) -> bool:
+        return name in self._settings
 
-    async def take(self, request: Request) -> Response:
-        """Answer a request.
+    async def take(
+        self, name: str, headers: Mapping[str, str], body: bytes, client: str | None
+    ) -> Answer:
+        """Take a request.
+
+        Args:
+            name: of the webhook, one that is there.
+            headers: of the request, by their names in lower case.
+            body: of the request, as it came.
+            client: who sent it, for the log.
 
         Raises:
-            HTTPException: there is no webhook of this name.
             TidegateError: it is not taken; it was counted, and stands in the log.
         """
-        name: str = request.path_params["name"]
-        if name not in self._settings:
-            WEBHOOKS.labels("unknown", "unknown").inc()
-            raise HTTPException(404, "there is no webhook of this name in the settings")
         try:
-            outcome, response = await self._answer(name, request)
+            outcome, answer = await self._answer(name, headers, body)
         except TidegateError as error:
-            outcome = _outcome(error)
-            self._tell(name, outcome, request, error)
+            self._tell(name, headers, client, error)
             raise
         WEBHOOKS.labels(name, outcome).inc()
-        return response
+        return answer
 
-    async def _answer(self, name: str, request: Request) -> tuple[str, Response]:
+    async def _answer(
+        self, name: str, headers: Mapping[str, str], body: bytes
+    ) -> tuple[str, Answer]:
         settings = self._settings[name]
-        headers = dict(request.headers)
-        body = await self._body(request)
         try:
             secrets = self._secrets[name].lines()
         except InvalidInput as error:
             raise Unavailable(str(error)) from None
         verify(settings, secrets, headers, body, self._clock())
         if settings.verify == "slack" and (challenge := _challenge(headers, body)):
-            return "challenge", PlainTextResponse(challenge)
+            return "challenge", Answer(200, challenge.encode(), "text/plain; charset=utf-8")
         caller = self._callers.named(settings.principal, f"webhook {name}")
         envelope = rules.event(name, settings, headers, body)
         seconds = _SECONDS.get(settings.verify, _OTHER_SECONDS)
         receipt = await self._submit(caller, envelope, seconds)
-        status = 202 if receipt.verdict is Verdict.HOLD else 200
-        if settings.verify == "slack":  # it would show to people what the body says
-            return receipt.verdict, Response(status_code=200)
+        if settings.verify == "slack":  # it would show to people what an answer says
+            return receipt.verdict, Answer(200)
         said = {"verdict": receipt.verdict, "seq": receipt.seq, "id": envelope.id}
-        return receipt.verdict, JSONResponse(said, status)
+        status = 202 if receipt.verdict is Verdict.HOLD else 200
+        return receipt.verdict, Answer(status, msgspec.json.encode(said))
 
-    def _tell(self, name: str, outcome: str, request: Request, error: TidegateError) -> None:
+    def _tell(
+        self, name: str, headers: Mapping[str, str], client: str | None, error: TidegateError
+    ) -> None:
+        outcome = _outcome(error)
         WEBHOOKS.labels(name, outcome).inc()
         bucket, unwritten = self._unwritten.get((name, outcome), (Bucket(_LINES), 0))
         if bucket.take(time.monotonic_ns()):
@@ -199,8 +206,8 @@ class Webhooks:
             source=name,
             outcome=outcome,
             error=str(error)[:300],
-            client=request.client.host if request.client else None,
-            delivery=_delivery(request.headers),
+            client=client,
+            delivery=_delivery(headers),
             **facts,
         )
 
