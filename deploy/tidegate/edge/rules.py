@@ -20,14 +20,20 @@ from tidegate_schemas.edge import EventSettings, WebhookSettings
 from tidegate_schemas.envelope import Envelope, describe
 from tidegate_schemas.errors import InvalidEnvelope, Problem
 
+
+def _rule(**expressions: str) -> EventSettings:
+    """A rule whose expressions stand on several lines here, and on one in errors."""
+    return EventSettings(**{name: " ".join(text.split()) for name, text in expressions.items()})
+
+
 NAMES = frozenset(("body", "digest", "headers"))
 
-_GITHUB = EventSettings(
+_GITHUB = _rule(
     id='headers["x-github-delivery"]',
     type="""
         "github." + headers["x-github-event"] + (
-            has(body.action) && type(body.action) == string && body.action.matches("^[\\\\w-]+$")
-            ? "." + body.action : "")
+            has(body.action) && type(body.action) == string
+            && body.action.matches("^[A-Za-z0-9_-]{1,64}$") ? "." + body.action : "")
         """,
     source="""
         "https://" + (
@@ -43,7 +49,7 @@ _GITHUB = EventSettings(
 """docs.github.com/en/webhooks/webhook-events-and-payloads, of which `action` of
 `repository_dispatch` is any text of a client."""
 
-_STRIPE = EventSettings(
+_STRIPE = _rule(
     id="body.id",
     type='"stripe." + body.type',
     source='"https://api.stripe.com" + (has(body.account) ? "/" + body.account : "")',
@@ -55,7 +61,7 @@ _STRIPE = EventSettings(
 )
 """docs.stripe.com/api/events/object"""
 
-_SLACK = EventSettings(
+_SLACK = _rule(
     id="""
         has(body.event_id) ? body.event_id
         : has(body.trigger_id) ? body.trigger_id
