@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,13 @@ from tidegate_bus.bulk import Access, BulkReader
 from tidegate_bus.frames import Entry
 from tidegate_policy.bundle import Bundle, load_bundle
 from tidegate_policy.personal.vault import Vault
+from tidegate_policy.replay import Diff, Stretch, diff_of, what_if
 from tidegate_policy.replay.past import read_record
 from tidegate_policy.replay.shelf import Shelf, policy_filter
 from tidegate_schemas.clock import parse_duration, parse_rfc3339
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.record import Record
+from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import OPERATOR
 
 from .project import State, address, client_tls, find_project
@@ -38,11 +42,12 @@ class Span:
 
 
 class Audit:
-    """Reads the ledger of a stack that runs, as the operator. Use it in `with`.
+    """Reads the ledger of a stack that runs. Use it in `with`.
 
     Args:
         folder: the project, or a folder inside it; the current one by default.
         state: where the stack keeps its state; `.tidegate` in the project by default.
+        principal: as whom; of those who may.
 
     Attributes:
         access: how to come to the ledger.
@@ -53,13 +58,18 @@ class Audit:
         InvalidInput: no project, no running stack, or no key of the operator.
     """
 
-    def __init__(self, folder: Path | None = None, state: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        state: Path | None = None,
+        principal: Principal = OPERATOR,
+    ) -> None:
         where = State(state or find_project(folder or Path.cwd()) / ".tidegate")
-        url, key = address(where), where.keyring.path(OPERATOR)
+        url, key = address(where), where.keyring.path(principal)
         if not key.exists():
-            raise InvalidInput(f"{key}: no key of {OPERATOR}; only operators read the ledger")
+            raise InvalidInput(f"{key}: no key of {principal}; only operators read the ledger")
         self.keys = where.vault
-        self.access = Access(url, OPERATOR, key, client_tls(where))
+        self.access = Access(url, principal, key, client_tls(where))
         self.reader = BulkReader(self.access)
 
     def vault(self) -> AbstractContextManager[Vault | None]:
@@ -119,6 +129,38 @@ class Audit:
             raise InvalidInput(f"the ledger has no record {seq} yet")
         found: list[Entry] = next(self.reader.read(seq, seq))
         return read_record(*found[0])
+
+    def what_if(
+        self,
+        bundle: Bundle,
+        shelf: Shelf,
+        span: Span,
+        processes: int | None = None,
+        on_progress: Callable[[int], None] = lambda _: None,
+    ) -> Diff:
+        """What another bundle would have said of a part of the ledger.
+
+        Args:
+            bundle: that one.
+            shelf: the bundles in the ledger.
+            span: the part.
+            processes: how many work at once; one for each core by default.
+            on_progress: called with the number of records that are done.
+
+        Raises:
+            LedgerError: a record is missing, or not of a gateway.
+            Unavailable: the broker does not answer, or a process was killed.
+        """
+        stretch = Stretch(self.access, bundle.files, span.first, span.last, self.keys)
+        return diff_of(
+            what_if(stretch, processes or os.cpu_count() or 1, on_progress),
+            before=shelf.in_force(span.last + 1)[0],
+            after=bundle.digest,
+            since=span.since,
+            until=span.until,
+            first=span.first,
+            last=span.last,
+        )
 
     def __enter__(self) -> Self:
         return self

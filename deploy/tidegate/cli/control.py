@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tidegate.bus import Bus
-from tidegate.deliveries import misaligned, stops
-from tidegate.governance import held_by, missing, standing, state_of
-from tidegate_bus.broker.pauses import Feed, feeds
-from tidegate_policy.bundle.faults import meant
-from tidegate_policy.controls import Controls
-from tidegate_policy.state import State
+from tidegate.governance import held_by, state_of
+from tidegate.stops import DONE, STOPPING, released, standing_stops, unknown, until_aligned
+from tidegate_bus.broker.pauses import Feed
 from tidegate_schemas import vocabulary
-from tidegate_schemas.errors import InvalidEnvelope, InvalidInput, Unavailable
-from tidegate_schemas.governance import Order, Target, What
-from tidegate_schemas.record import Receipt
+from tidegate_schemas.errors import InvalidEnvelope, InvalidInput
+from tidegate_schemas.governance import Order, Target
 from tidegate_schemas.vocabulary import OPERATOR
 
 from .commands import buses, registrar, say
@@ -41,16 +35,6 @@ _TARGETS = "bus, team:NAME, agent:TEAM.NAME, capability:NAME, blueprint:NAME or 
 
 app = group(f"Stop what goes wrong, and let it go on. A TARGET is {_TARGETS}.")
 
-_APPLY_SECONDS = 15.0
-_POLL_SECONDS = 0.02
-_DONE = {
-    vocabulary.CONTROL_PAUSE: "paused",
-    vocabulary.CONTROL_RESUME: "resumed",
-    vocabulary.CONTROL_QUARANTINE: "quarantined",
-    vocabulary.CONTROL_KILL: "killed",
-    vocabulary.CONTROL_RELEASE: "released",
-}
-_STOPPING = (vocabulary.CONTROL_PAUSE, vocabulary.CONTROL_QUARANTINE, vocabulary.CONTROL_KILL)
 _STYLES = {"paused": "yellow", "quarantined": "yellow", "killed": "red"}
 
 TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", help=f"What: {_TARGETS}.")]
@@ -183,9 +167,9 @@ def _command(
         print_json(done)
         return
     by = f" by {', '.join(done['policies'])}" if done["policies"] else ""
-    out.print(f"[green]{_DONE[command]}[/green] {clean(text)}{by}; ledger record {done['record']}")
+    out.print(f"[green]{DONE[command]}[/green] {clean(text)}{by}; ledger record {done['record']}")
     if not done["known"]:
-        later = "; it holds once there is something" if command in _STOPPING else ""
+        later = "; it holds once there is something" if command in STOPPING else ""
         hint = f"; {clean(done['meant'])}" if done["meant"] else ""
         err.print(f"nothing is known of {clean(text)}{later}{hint}")
     for feed in done["deliveries"]:
@@ -209,64 +193,21 @@ async def _order(
     async with buses(principal, project, state) as (operator, sender):
         receipt = await say(sender, command, Order(str(target), reason))
         now = await state_of(operator.ledger, receipt.seq)
-        found = await _until_aligned(operator, target, receipt, project, state)
-        known = _known(now, target.what)
-        released = sum(
-            not missing(now, hold) and not now.stopped(hold.by, hold.kind, hold.to, hold.envelope)
-            for hold in now.holds
-        )
+        async with await registrar(project, state) as connection:
+            found = await until_aligned(operator.ledger, connection, target, receipt.seq)
+        hint = unknown(now, target)
         held = held_by(await state_of(operator.ledger), [target])[target]
     return {
         "record": receipt.seq,
         "command": command,
         "target": str(target),
         "policies": list(receipt.policies),
-        "known": known is None or str(target) in known,
-        "meant": meant(str(target), known or ()),
-        "released": released,
+        "known": hint is None,
+        "meant": hint or "",
+        "released": released(now),
         "held": held,
         "deliveries": [_row(feed) for feed in found],
     }
-
-
-async def _until_aligned(
-    operator: Bus, target: Target, receipt: Receipt, project: Path | None, state: Path | None
-) -> list[Feed]:
-    """Those whom a target stops at delivery, once they are as the ledger says."""
-    if target.what not in (What.BUS, What.TEAM, What.AGENT):
-        return []
-    deadline = time.monotonic() + _APPLY_SECONDS
-    alone = Controls().after(vocabulary.CONTROL_PAUSE, target)
-    async with await registrar(project, state) as connection:
-        while True:
-            controls, _ = await standing(operator.ledger)
-            touched = [f for f in await feeds(connection) if stops(alone, f.principal)]
-            wrong = misaligned(controls, touched)
-            if not wrong:
-                return touched
-            if time.monotonic() > deadline:
-                names = ", ".join(str(feed.principal) for feed in wrong)
-                raise Unavailable(
-                    f"record {receipt.seq} is in force at the gateway, but not yet at the "
-                    f"deliveries to {names}; the output of `tidegate up` says why"
-                )
-            await asyncio.sleep(_POLL_SECONDS)
-
-
-def _known(state: State, what: What) -> set[str] | None:
-    """The targets of a kind that the ledger knows; None where nobody can tell."""
-    match what:
-        case What.TEAM:
-            names = frozenset(name.partition(".")[0] for name in state.roster.members)
-        case What.AGENT:
-            names = frozenset(state.roster.members)
-        case What.CAPABILITY:
-            names = frozenset(state.roster.providers)
-        case What.BLUEPRINT:
-            names = state.blueprints.names
-        case _:
-            return None
-    return {str(Target(what, name)) for name in names}
 
 
 async def _stopped(project: Path | None, state: Path | None) -> list[dict[str, Any]]:
@@ -274,25 +215,19 @@ async def _stopped(project: Path | None, state: Path | None) -> list[dict[str, A
         await Bus.of_project(str(OPERATOR), project, state) as bus,
         await registrar(project, state) as connection,
     ):
-        controls, found = await standing(bus.ledger)
-        held = held_by(await state_of(bus.ledger), found)
-        there = [feed for feed in await feeds(connection) if feed.paused]
-    by_target: dict[Target, list[Feed]] = {}
-    for feed in there:
-        if stopped := stops(controls, feed.principal):
-            by_target.setdefault(stopped[1], []).append(feed)
+        found = await standing_stops(bus.ledger, connection)
     return [
         {
-            "target": str(target),
-            "level": controls.levels[target].word,
-            "since": command.time,
-            "record": command.seq,
-            "by": command.by,
-            "reason": command.reason,
-            "held": held[target],
-            "deliveries": [_row(feed) for feed in by_target.get(target, ())],
+            "target": str(stop.target),
+            "level": stop.level,
+            "since": stop.command.time,
+            "record": stop.command.seq,
+            "by": stop.command.by,
+            "reason": stop.command.reason,
+            "held": stop.held,
+            "deliveries": [_row(feed) for feed in stop.feeds],
         }
-        for target, command in found.items()
+        for stop in found
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +19,7 @@ from tidegate.cli.console import (
     table,
 )
 from tidegate.cli.progress import progress
-from tidegate_policy.replay import Diff, Outcome, Stretch, diff_of, what_if
+from tidegate_policy.replay import Diff, Outcome
 from tidegate_policy.replay.report import Group
 
 from .over_ledger import SinceOption, UntilOption
@@ -59,19 +58,9 @@ def diff(
         span = audit.span(since, until)
         shelf = audit.shelf()
         new = audit.bundle(bundle, shelf)
-        stretch = Stretch(audit.access, new.files, span.first, span.last, audit.keys)
         total = max(span.last - span.first + 1, 0)
         with progress("policy diff", total, hidden=as_json) as on_progress:
-            tally = what_if(stretch, processes or os.cpu_count() or 1, on_progress)
-    found = diff_of(
-        tally,
-        before=shelf.in_force(span.last + 1)[0],
-        after=new.digest,
-        since=span.since,
-        until=span.until,
-        first=span.first,
-        last=span.last,
-    )
+            found = audit.what_if(new, shelf, span, processes, on_progress)
     if report:
         report.write_bytes(msgspec.json.format(msgspec.json.encode(found.document())) + b"\n")
     if as_json:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from tidegate import policies
 from tidegate.bus import Bus
 from tidegate.cli.console import (
     JsonOption,
@@ -17,12 +17,8 @@ from tidegate.cli.console import (
     table,
 )
 from tidegate.cli.console import run as run_async
-from tidegate_bus.ledger import LedgerReader
-from tidegate_policy.bundle.contents import digest
 from tidegate_policy.genesis import genesis
-from tidegate_policy.replay.shelf import policy_filter
-from tidegate_schemas.governance import Activation, Proposal
-from tidegate_schemas.vocabulary import OPERATOR, POLICY_PROPOSE
+from tidegate_schemas.vocabulary import OPERATOR
 
 
 def history(
@@ -54,18 +50,15 @@ def history(
 
 async def _history(project: Path | None, state: Path | None) -> list[dict[str, Any]]:
     async with await Bus.of_project(str(OPERATOR), project, state) as bus:
-        return [line async for line in _lines(bus.ledger)]
-
-
-async def _lines(reader: LedgerReader) -> AsyncIterator[dict[str, Any]]:
-    async for stored in reader.read(filter=policy_filter()):
-        record = stored.record()
-        message = record.message()
-        assert message  # what is admitted could be read
-        line = {"record": record.seq, "time": record.time, "by": record.by}
-        if message.to == POLICY_PROPOSE:
-            bundle = digest(message.payload(Proposal).files)
-            yield {**line, "what": "proposed", "bundle": bundle, "reason": ""}
-        else:
-            said: Activation = message.payload(Activation)
-            yield {**line, "what": "in force", "bundle": said.bundle, "reason": said.reason}
+        changes = await policies.history(bus.ledger)
+    return [
+        {
+            "record": change.seq,
+            "time": change.time,
+            "by": change.by,
+            "what": "in force" if change.in_force else "proposed",
+            "bundle": change.bundle,
+            "reason": change.reason,
+        }
+        for change in changes
+    ]

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from tidegate.cli.console import JsonOption, ProjectOption, clean, out, print_json, table
-from tidegate_policy.bundle import Rule, load_bundle
+from tidegate.policies import demands
+from tidegate_policy.bundle import load_bundle
 from tidegate_schemas.errors import InvalidInput
 
 from . import FolderArgument, bundle_folder
@@ -65,15 +66,10 @@ def show(
             (
                 clean(rule.id),
                 rule.effect,
-                clean("\n".join(_demands(rule))) or None,
+                clean("\n".join(demands(rule))) or None,
                 clean(f"{rule.file}:{rule.line}"),
             )
             for rule in rules
         )
         out.print(f"{clean(str(where))}: {len(rules)} rules, {bundle.digest}", soft_wrap=True)
         out.print(table("", ("rule", "effect", "obliges to", "at"), rows))
-
-
-def _demands(rule: Rule) -> list[str]:
-    texts = [text.partition("#")[0].replace(":", " ", 1) for text in rule.obligations.texts()]
-    return [word for word in ("shadow", "learn") if getattr(rule, word)] + texts
