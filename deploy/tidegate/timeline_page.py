@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.subjects import Verdict
@@ -15,45 +16,19 @@ from tidegate_schemas.subjects import Verdict
 from .timeline import Line
 from .timeline_picture import MOST, Picture, length, moment, safe
 
+_PICTURE = Path(__file__).parent / "console" / "static" / "timeline.css"
 _STYLE = """
 :root { color-scheme: light dark;
-  --page: #fff; --ink: #1b2026; --muted: #667080; --line: #dde1e7; --even: #f7f8fa; --odd: #fff;
-  --allow: #17784a; --deny: #c2342a; --hold: #a87400; --duplicate: #8b95a3; --flow: #7b8696; }
+  --page: #fff; --ink: #1b2026; --muted: #667080; --line: #dde1e7;
+  --allow: #17784a; --deny: #c2342a; --hold: #a87400; --duplicate: #8b95a3; }
 @media (prefers-color-scheme: dark) { :root {
-  --page: #14171c; --ink: #e5e9ef; --muted: #98a2b0; --line: #2d343d; --even: #191d23;
-  --odd: #14171c; --allow: #4fc58d; --deny: #ff7d73; --hold: #e3ad43; --duplicate: #7e8896;
-  --flow: #77828f; } }
+  --page: #14171c; --ink: #e5e9ef; --muted: #98a2b0; --line: #2d343d;
+  --allow: #4fc58d; --deny: #ff7d73; --hold: #e3ad43; --duplicate: #7e8896; } }
 * { box-sizing: border-box; }
 body { margin: 2.5rem auto; padding: 0 1.5rem; max-width: 96rem; background: var(--page);
   color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.35rem; margin: 0; overflow-wrap: anywhere; }
 p { margin: .3rem 0 1.2rem; color: var(--muted); }
-.picture { display: flex; border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
-.scroll { overflow-x: auto; flex: 1; }
-svg { display: block; flex: none; font: 12px system-ui, sans-serif; fill: var(--ink); }
-svg.names { border-right: 1px solid var(--line); font-weight: 600; }
-.even { fill: var(--even); } .odd { fill: var(--odd); }
-.tick { stroke: var(--line); } .time { fill: var(--muted); text-anchor: middle; font-size: 11px; }
-.time:first-of-type { text-anchor: start; }
-.own { display: none; font-size: 9px; font-weight: 600; }
-.cut path { stroke: var(--muted); fill: none; } .cut .wait { stroke-dasharray: 1 4; }
-.from, .again, .asks, .answers { fill: none; stroke: var(--flow); }
-.from { stroke-opacity: .55; marker-end: url(#soft); } .soft { fill: var(--flow); opacity: .55; }
-.again { stroke: var(--hold); stroke-dasharray: 4 3; } .far { stroke-dasharray: 2 3; }
-.asks, .answers { stroke-width: 1.3; marker-end: url(#head); } .head { fill: var(--flow); }
-.bar rect { fill: var(--allow); fill-opacity: .16; stroke: var(--allow); stroke-opacity: .6; }
-.bar.deny rect, .bar.gave-up rect { fill: var(--deny); stroke: var(--deny); }
-.bar.hold rect { fill: var(--hold); stroke: var(--hold); }
-.mark { fill: var(--allow); stroke: var(--allow); stroke-width: 1.5; }
-.mark.deny, .mark.reject { stroke: var(--deny); stroke-width: 2.4; fill: none; }
-.mark.hold { fill: var(--hold); stroke: var(--hold); }
-.mark.duplicate { fill: var(--duplicate); stroke: var(--duplicate); }
-.mark.open { fill: var(--page); }
-.mark text { fill: var(--muted); stroke: none; font-size: 9.5px; text-anchor: middle; }
-.mark text.beside { text-anchor: start; }
-.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; margin: .7rem 0 2rem;
-  color: var(--muted); font-size: 13px; }
-.legend span { display: inline-flex; align-items: center; gap: .4rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-size: 13px; color: var(--muted); font-weight: 600; }
 th, td { padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line);
@@ -62,10 +37,8 @@ td.number { text-align: right; color: var(--muted); white-space: nowrap; }
 td.text { width: 100%; overflow-wrap: anywhere; }
 td.verdict { font-weight: 600; } td.allow { color: var(--allow); } td.hold { color: var(--hold); }
 td.deny, td.reject { color: var(--deny); } td.duplicate { color: var(--duplicate); }
-tr:target { background: color-mix(in srgb, var(--hold) 16%, transparent); }
 @media print { body { margin: 0; padding: 0; max-width: none; font-size: 11px; }
-  .picture { display: block; } .names { display: none; } svg .own { display: inline; }
-  .scroll svg { width: 100%; height: auto; } tr { break-inside: avoid; } }
+  tr { break-inside: avoid; } }
 @page { size: landscape; }
 """
 
@@ -91,7 +64,7 @@ def page(lines: Sequence[Line], correlation: str) -> str:
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width">
 <title>{safe(correlation)}</title>
-<style>{_STYLE}</style>
+<style>{_STYLE}{_PICTURE.read_text('utf-8')}</style>
 </head>
 <body>
 <h1>{safe(correlation)}</h1>
@@ -103,7 +76,7 @@ def page(lines: Sequence[Line], correlation: str) -> str:
 {picture.drawing}
 </div>
 </div>
-{_LEGEND}
+{LEGEND}
 <table>
 <thead><tr><th>record</th><th>after</th><th>verdict</th><th>kind</th><th>what</th></tr></thead>
 <tbody>
@@ -131,7 +104,7 @@ def _key(shape: str, classes: str, words: str) -> str:
 
 _CIRCLE = '<circle cx="8" cy="7" r="4.5"/>'
 _SQUARE = '<rect x="4" y="3" width="8" height="8" rx="1"/>'
-_LEGEND = "\n".join(
+LEGEND = "\n".join(
     (
         '<div class="legend">',
         _key(_CIRCLE, "mark allow", "event or result"),

@@ -65,7 +65,8 @@ def check_command(
         case vocabulary.POLICY_ACTIVATE:
             _check_activation(state, limits, by, envelope.payload(Activation))
         case vocabulary.APPROVAL_GRANT | vocabulary.APPROVAL_REFUSE:
-            _check_opinion(state, by, to, envelope.payload(Opinion), now)
+            if why := objection(state, by, to, envelope.payload(Opinion), now):
+                raise InvalidEnvelope("data", why)
         case vocabulary.BLUEPRINT_REGISTER if by == str(vocabulary.COORDINATOR):
             read_blueprint(envelope)
         case vocabulary.CLOCK_TICK | vocabulary.PRIVACY_EXPIRE:
@@ -117,29 +118,36 @@ def _check_keys(said: EvidenceKeys) -> None:
         seen.add(verifier.public)
 
 
-def _check_opinion(state: State, by: str, to: str, opinion: Opinion, now: int) -> None:
+def objection(state: State, by: str, to: str, opinion: Opinion, now: int) -> str:
+    """Why what somebody says of a message that waits is not taken; empty if it is.
+
+    Args:
+        state: as of now.
+        by: who says it.
+        to: `approval.grant` or `approval.refuse`.
+        opinion: what is said.
+        now: ns since 1970.
+    """
     hold, active = state.holds.get(opinion.hold), state.library.active
-    what = ""
     if hold is None:
-        what = f"record {opinion.hold} holds nothing, or not any more"
-    elif not hold.approvals:
-        what = f"record {hold.seq} does not wait for an approval"
-    elif by in (hold.by, *hold.envelope.chain) or _started(hold, by):
-        what = f"{by} has asked for it, and cannot agree to it too"
-    elif not any(may_approve(rule, by, state.roster) for rule in hold.approvals):
-        what = f"{by} is none of those who are asked about record {hold.seq}"
-    elif hold.expires is not None and hold.expires <= now:
-        what = f"the time to agree to record {hold.seq} is over"
-    elif opinion.message != hold.digest:
-        what = "it is about another message than the one that waits"
-    elif opinion.bundle != active:
-        what = f"the policies have changed, {active} is in force; look at it again"
-    elif opinion.blueprint != (hold.envelope.blueprint or ""):
-        what = "it is about another blueprint than the one that asked"
-    elif to == vocabulary.APPROVAL_GRANT and hold.grants.get(by) == active:
-        what = f"{by} has agreed already"
-    if what:
-        raise InvalidEnvelope("data", what)
+        return f"record {opinion.hold} holds nothing, or not any more"
+    if not hold.approvals:
+        return f"record {hold.seq} does not wait for an approval"
+    if by in (hold.by, *hold.envelope.chain) or _started(hold, by):
+        return f"{by} has asked for it, and cannot agree to it too"
+    if not any(may_approve(rule, by, state.roster) for rule in hold.approvals):
+        return f"{by} is none of those who are asked about record {hold.seq}"
+    if hold.expires is not None and hold.expires <= now:
+        return f"the time to agree to record {hold.seq} is over"
+    if opinion.message != hold.digest:
+        return "it is about another message than the one that waits"
+    if opinion.bundle != active:
+        return f"the policies have changed, {active} is in force; look at it again"
+    if opinion.blueprint != (hold.envelope.blueprint or ""):
+        return "it is about another blueprint than the one that asked"
+    if to == vocabulary.APPROVAL_GRANT and hold.grants.get(by) == active:
+        return f"{by} has agreed already"
+    return ""
 
 
 def _started(hold: Hold, by: str) -> bool:

@@ -11,14 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
+from tidegate.approvals import described, opinion, the_one, waiting
 from tidegate.bus import Bus
 from tidegate.governance import end_of, missing, state_of
-from tidegate_policy.holds import Hold
 from tidegate_policy.state import State
 from tidegate_schemas import vocabulary
-from tidegate_schemas.clock import parse_rfc3339, rfc3339
-from tidegate_schemas.errors import InvalidInput
-from tidegate_schemas.governance import Opinion
+from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.vocabulary import OPERATOR
 
 from .commands import buses, say
@@ -52,11 +50,11 @@ def list_(
     project: ProjectOption = None, state: StateOption = None, as_json: JsonOption = False
 ) -> None:
     """List what waits, the oldest first."""
-    waiting = run(_waiting(project, state))
+    found = run(_waiting(project, state))
     if as_json:
-        print_json([{k: v for k, v in hold.items() if k != "envelope"} for hold in waiting])
+        print_json([{k: v for k, v in hold.items() if k != "envelope"} for hold in found])
         return
-    if not waiting:
+    if not found:
         out.print("nothing waits for an approval")
         return
     rows = (
@@ -68,7 +66,7 @@ def list_(
             ", ".join(hold["agreed"]) or None,
             _in(hold["expires"]),
         )
-        for hold in waiting
+        for hold in found
     )
     out.print(table("", ("record", "from", "to", "asks", "agreed", "expires in"), rows))
     out.print("`tidegate approvals show RECORD` shows one whole")
@@ -82,10 +80,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show what waits whole: the message, who is asked, and the digests that an approval binds."""
-    found = [hold for hold in run(_waiting(project, state)) if hold["record"] == seq]
-    if not found:
-        raise InvalidInput(_NOTHING.format(seq))
-    (hold,) = found
+    hold = run(_one(seq, project, state))
     if as_json:
         print_json(hold)
         return
@@ -126,9 +121,6 @@ def refuse(
     _speak(vocabulary.APPROVAL_REFUSE, seq, reason, principal, project, state, as_json)
 
 
-_NOTHING = "record {} holds nothing that waits for an approval, or not any more"
-
-
 def _speak(
     command: str,
     seq: int,
@@ -167,12 +159,8 @@ async def _opine(
 ) -> dict[str, Any]:
     async with buses(principal, project, state) as (operator, sender):
         now = await state_of(operator.ledger)
-        hold = now.holds.get(seq)
-        if hold is None or not hold.approvals:
-            raise InvalidInput(_NOTHING.format(seq))
-        bundle, blueprint = now.library.active, hold.envelope.blueprint or ""
-        opinion = Opinion(seq, hold.digest, bundle, blueprint, reason)
-        receipt = await say(sender, command, opinion)
+        hold = the_one(now, seq)
+        receipt = await say(sender, command, opinion(now, hold, reason))
         end = None
         after = await state_of(operator.ledger, receipt.seq)
         asked = missing(after, hold_) if (hold_ := after.holds.get(seq)) else []
@@ -181,7 +169,7 @@ async def _opine(
                 async with asyncio.timeout(_END_SECONDS):
                     end = await _end(operator, after, seq, receipt.seq)
     return {
-        **_row(after, after.holds.get(seq) or hold),
+        **described(after, after.holds.get(seq) or hold),
         "opinion": receipt.seq,
         "asked": [rule.asks for rule in asked],
         "end": end,
@@ -199,25 +187,13 @@ async def _end(operator: Bus, state: State, seq: int, opinion: int) -> dict[str,
 async def _waiting(project: Path | None, state: Path | None) -> list[dict[str, Any]]:
     async with await Bus.of_project(str(OPERATOR), project, state) as bus:
         now = await state_of(bus.ledger)
-    return [_row(now, hold) for hold in now.holds if hold.approvals]
+    return [described(now, hold) for hold in waiting(now)]
 
 
-def _row(state: State, hold: Hold) -> dict[str, Any]:
-    active = state.library.active
-    return {
-        "record": hold.seq,
-        "by": hold.by,
-        "kind": hold.kind.value,
-        "to": hold.to,
-        "rules": [{"policy": rule.policy, "says": rule.asks} for rule in hold.approvals],
-        "agreed": sorted(who for who, under in hold.grants.items() if under == active),
-        "agreed_before": sorted(who for who, under in hold.grants.items() if under != active),
-        "expires": None if hold.expires is None else rfc3339(hold.expires),
-        "message": hold.digest,
-        "bundle": active,
-        "blueprint": hold.envelope.blueprint or "",
-        "envelope": json.loads(hold.payload),
-    }
+async def _one(seq: int, project: Path | None, state: Path | None) -> dict[str, Any]:
+    async with await Bus.of_project(str(OPERATOR), project, state) as bus:
+        now = await state_of(bus.ledger)
+    return described(now, the_one(now, seq))
 
 
 def _print_digests(hold: dict[str, Any]) -> None:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from tidegate.proving import NoLeaf
+from tidegate.proving import prove as proved
 from tidegate_evidence import tree
 from tidegate_evidence.checkpoint import Checkpoint
 from tidegate_evidence.export import CHECKPOINT, RECORDS
@@ -47,19 +49,12 @@ def prove(
     The files stand alone: whoever has the key of the log checks them with `check-proof`.
     """
     folder = export or _notary(project, state)
-    note = read_note(folder / CHECKPOINT)
-    checkpoint = Checkpoint.parse(note.text)
-    if seq > checkpoint.size:
-        raise InvalidInput(f"the checkpoint is of {checkpoint.size:,} records, without {seq}")
-    tiles = TileReader(folder, checkpoint.size)
     try:
-        leaf = tiles.node(0, seq - 1)
-    except VerificationError as error:
+        proof, leaf, checkpoint = proved(folder, read_note(folder / CHECKPOINT), seq)
+    except NoLeaf as error:
         if export:  # it holds the leaves of its own records only
             raise InvalidInput(f"{export}: not an export of record {seq}: {error}") from error
         raise
-    proof = Proof(seq - 1, tuple(tree.inclusion(seq - 1, checkpoint.size, tiles.node)), note)
-    tree.check_inclusion(leaf, proof.index, checkpoint.size, checkpoint.root, proof.hashes)
     record = _exported(export, seq, leaf) if export else _stored(project, state, seq, leaf)
     file = file or Path(f"{seq}.tlog-proof")
     file.write_bytes(proof.encode())

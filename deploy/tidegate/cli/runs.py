@@ -10,10 +10,9 @@ import msgspec
 import typer
 
 from tidegate.bus import Bus
+from tidegate.runs import described
 from tidegate_agents.fold import Fold
-from tidegate_agents.run import Run
 from tidegate_schemas import vocabulary
-from tidegate_schemas.clock import rfc3339
 from tidegate_schemas.errors import InvalidInput
 
 from .commands import buses, say
@@ -171,7 +170,7 @@ async def _start(
                 (name,) = changed
             if name and (not wait or fold.runs[name].announced):
                 break
-        return _as_dict(fold.runs[name])
+        return described(fold.runs[name])
 
 
 async def _cancel(
@@ -187,7 +186,7 @@ async def _cancel(
                 fold.apply(record)
                 if record.seq >= receipt.seq:
                     break
-    return _as_dict(fold.runs[found])
+    return described(fold.runs[found])
 
 
 async def _folded(bus: Bus) -> tuple[Fold, int]:
@@ -202,40 +201,7 @@ async def _folded(bus: Bus) -> tuple[Fold, int]:
 async def _runs(project: Path | None, state: Path | None) -> list[dict[str, Any]]:
     async with await Bus.of_project(str(vocabulary.OPERATOR), project, state) as bus:
         fold, _ = await _folded(bus)
-    return [_as_dict(found) for found in fold.runs.values()]
-
-
-def _as_dict(found: Run) -> dict[str, Any]:
-    return {
-        "id": found.id,
-        "blueprint": f"{found.blueprint.blueprint}@{found.blueprint.version}",
-        "digest": found.digest,
-        "status": found.status,
-        "started": rfc3339(found.started),
-        "correlation": found.correlation,
-        "error": found.error,
-        "output": found.output,
-        "sealed": found.sealed,
-        "steps": {
-            name: {
-                "status": step.status,
-                "error": step.error,
-                "output": step.output,
-                "units": [
-                    {
-                        "index": unit.index,
-                        "attempt": unit.attempt,
-                        "phase": unit.phase,
-                        "provider": unit.provider,
-                        "error": unit.error,
-                        "waits": unit.waits if unit.phase == "held" else None,
-                    }
-                    for unit in step.units
-                ],
-            }
-            for name, step in found.steps.items()
-        },
-    }
+    return [described(found) for found in fold.runs.values()]
 
 
 def _done(steps: dict[str, Any]) -> int:

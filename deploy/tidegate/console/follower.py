@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from dataclasses import dataclass
 
-import structlog
-from nats.aio.msg import Msg
-
+from tidegate.index import Batch, IndexKeeper
 from tidegate.processes import running
 from tidegate.project import State
 from tidegate.vitals import Vital, ask
-from tidegate_bus.bulk import Access, BulkReader
 from tidegate_bus.connection import Connection
 from tidegate_schemas import subjects
 from tidegate_schemas.errors import TidegateError
 
 from .flow import Flow
 
-_log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.console")
-
 _STEP_SECONDS = 0.2
 """Between two looks at a ledger that grows; each takes all that is new."""
 _LOOK_SECONDS = 1.0
-_AGAIN_SECONDS = 1.0
 _HEALTH_SECONDS = 2.0
 
 
@@ -47,8 +42,8 @@ class Follower:
     """Follows the ledger of a stack.
 
     Args:
-        access: how to read the ledger.
-        connection: on which to hear that it grew, and to look at the ingress.
+        keeper: tells of every record.
+        connection: on which to look at the ingress.
         state: where processes write down that they are there.
 
     Attributes:
@@ -56,24 +51,29 @@ class Follower:
         looked: notified with each look.
         processes: those that run.
         backlog: submissions without a record; None while that cannot be told.
-        trouble: why nothing is read; empty while it is.
-        caught_up: whether it has come to the end of the ledger once.
     """
 
-    def __init__(
-        self, access: Access, hints: Connection, connection: Connection, state: State
-    ) -> None:
+    def __init__(self, keeper: IndexKeeper, connection: Connection, state: State) -> None:
         self.sample = Flow().sample(time.time_ns())
         self.looked = asyncio.Condition()
         self.processes: tuple[Process, ...] = ()
         self.backlog: int | None = None
-        self.trouble = ""
-        self.caught_up = False
         self._flow = Flow()
-        self._reader = BulkReader(access)
-        self._hints = hints
+        self._measuring = threading.Lock()
+        self._keeper = keeper
         self._connection = connection
         self._state = state
+        keeper.listen(self._take)
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing is read; empty while it is."""
+        return self._keeper.trouble
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether it has come to the end of the ledger once."""
+        return self._keeper.ready
 
     def seen(self, sender: str) -> tuple[int, int] | None:
         """Sequence and time (ns since 1970) of the last record of a sender."""
@@ -81,45 +81,28 @@ class Follower:
 
     async def run(self) -> None:
         """Follow for ever."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._follow())
-                group.create_task(self._look())
-        finally:
-            self._reader.close()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow())
+            group.create_task(self._look())
 
     async def _follow(self) -> None:
-        hint = asyncio.Event()
-
-        async def grown(_: Msg) -> None:
-            hint.set()
-
-        await self._hints.listen(subjects.tail(0), grown)
+        due = 0.0
         while True:
-            hint.clear()
-            try:
-                await asyncio.to_thread(self._read)
-                self.trouble, self.caught_up = "", True
-            except TidegateError as error:
-                if str(error) != self.trouble:
-                    _log.error("the ledger is not followed", error=str(error))
-                self.trouble = str(error)
-                await asyncio.sleep(_AGAIN_SECONDS)
-            async with self.looked:
-                self.looked.notify_all()
+            if self._flow.seq != self.sample.seq or time.monotonic() >= due:
+                due = time.monotonic() + _LOOK_SECONDS  # rates fall also when nothing comes
+                await asyncio.to_thread(self._measure)
+                async with self.looked:
+                    self.looked.notify_all()
             await asyncio.sleep(_STEP_SECONDS)
-            try:
-                async with asyncio.timeout(_LOOK_SECONDS):
-                    await hint.wait()
-            except TimeoutError:
-                pass
 
-    def _read(self) -> None:
+    def _take(self, batch: Batch) -> None:
         """All that is new. In a thread: others see what it left behind, never the fold at work."""
-        for entries in self._reader.read(self._flow.seq + 1):
-            self._flow.add(entries)
+        with self._measuring:
+            self._flow.add(batch.entries)
+
+    def _measure(self) -> None:
+        with self._measuring:
             self.sample = self._flow.sample(time.time_ns())
-        self.sample = self._flow.sample(time.time_ns())
 
     async def _look(self) -> None:
         due = 0.0

@@ -16,7 +16,9 @@ from starlette.responses import RedirectResponse
 from tidegate.bus import Bus
 from tidegate.governance import state_of
 from tidegate.identities import Roles
+from tidegate.index import IndexKeeper, LedgerIndex
 from tidegate.project import Project, address, client_tls
+from tidegate.runs import Runs
 from tidegate.tokens import Tokens
 from tidegate_bus.broker.accounts import REGISTRAR
 from tidegate_bus.bulk import Access
@@ -29,6 +31,7 @@ from tidegate_schemas.errors import TidegateError
 from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import CONSOLE
 
+from .bundles import Bundles
 from .follower import Follower
 from .outcome import Outcome, of_error, of_receipt
 from .session import Session, Sessions, session_of
@@ -50,6 +53,9 @@ class Here:
     Attributes:
         name: of the project.
         sessions: who is logged in.
+        index: of the ledger.
+        runs: all of them, in brief.
+        bundles: the policies that the ledger has.
         stopping: set when the console is to end; live views end then.
     """
 
@@ -57,6 +63,9 @@ class Here:
         self.project = project
         self.name = project.settings.project
         self.sessions = Sessions(Tokens(project.state.tokens), Roles(project.state).of)
+        self.index = LedgerIndex(project.state.index)
+        self.runs = Runs()
+        self.bundles = Bundles()
         self.stopping = asyncio.Event()
         self._closing = contextlib.AsyncExitStack()
         self._buses: dict[Principal, Bus] = {}
@@ -140,7 +149,14 @@ class Here:
             self._registrar = await stack.enter_async_context(registrar)
             own = await connect(url, CONSOLE, read.secret, tls=tls)
             self._reader = await stack.enter_async_context(own)
-            self._follower = Follower(read, own, registrar, state)
+            keeper = IndexKeeper(read, own, state.index)
+            stack.callback(self.index.close)
+            stack.callback(keeper.close)
+            self._follower = Follower(keeper, registrar, state)
+            keeper.listen(self.runs)
+            keeper.listen(self.bundles)
+            keeping = asyncio.create_task(keeper.run())
+            stack.push_async_callback(end, keeping)
             following = asyncio.create_task(self._follower.run())
             stack.push_async_callback(end, following)
             self._closing = stack.pop_all()

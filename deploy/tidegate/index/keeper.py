@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -22,7 +22,7 @@ from tidegate_bus.bulk import Access, BulkReader
 from tidegate_bus.connection import Connection
 from tidegate_bus.frames import Entry
 from tidegate_schemas import subjects
-from tidegate_schemas.errors import TidegateError, Unavailable
+from tidegate_schemas.errors import LedgerError, TidegateError, Unavailable
 
 from .glance import Glance, glance
 from .store import IndexWriter, read_all
@@ -55,33 +55,34 @@ class _Stopped(Exception):
 class IndexKeeper:
     """Keeps the index of one ledger. Use `run`, once; then `close` it.
 
+    Without listeners nothing is read that the index has already.
+
     Args:
         access: to the ledger.
         connection: hears that the ledger grew.
         path: of the index.
-        listeners: see `Listener`. Without any, nothing is read that the index has already.
 
     Attributes:
         seq: of the last record that the listeners have heard of, or that is in the index.
+        trouble: why it does not go on; empty while it does.
     """
 
-    def __init__(
-        self,
-        access: Access,
-        connection: Connection,
-        path: Path,
-        listeners: Sequence[Listener] = (),
-    ) -> None:
+    def __init__(self, access: Access, connection: Connection, path: Path) -> None:
         self._reader = BulkReader(access)
         self._connection = connection
         self._path = path
-        self._listeners = listeners
+        self._listeners: list[Listener] = []
         self._writer: IndexWriter | None = None
         self._lock: BinaryIO | None = None
         self._stopping = threading.Event()
         self._caught_up = asyncio.Event()
-        self._why = ""
+        self._broken: LedgerError | None = None
         self.seq = 0
+        self.trouble = ""
+
+    def listen(self, listener: Listener) -> None:
+        """Tell somebody of all records too; to be said before `run`."""
+        self._listeners.append(listener)
 
     async def run(self) -> None:
         """Work until cancelled. What does not answer is asked again."""
@@ -94,7 +95,7 @@ class IndexKeeper:
         try:
             while True:
                 grew.clear()
-                if await asyncio.to_thread(self._look):
+                if await self._looked():
                     self._caught_up.set()
                     await asyncio.sleep(_PAUSE_SECONDS)
                 else:
@@ -103,8 +104,22 @@ class IndexKeeper:
                     async with asyncio.timeout(_LOOK_SECONDS):
                         await grew.wait()
         finally:
-            self._stopping.set()
             await self._connection.forget(hints)
+
+    async def _looked(self) -> bool:
+        """Look, in a thread, which does not go on after this has ended."""
+        work = asyncio.create_task(asyncio.to_thread(self._look))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            self._stopping.set()
+            await work
+            raise
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has once seen the end of the ledger."""
+        return self._caught_up.is_set()
 
     async def caught_up(self) -> None:
         """Wait until it has once seen the end of the ledger."""
@@ -135,12 +150,14 @@ class IndexKeeper:
             self._begin_anew()
         except (TidegateError, OSError) as error:
             why = str(error)
-        if why and why != self._why:
+        if why and why != self.trouble:
             _log.warning("cannot keep the index", error=why)
-        self._why = why
+        self.trouble = why
         return not why
 
     def _step(self) -> None:
+        if self._broken:
+            raise self._broken
         if self._writer is None and self._locked():
             self._writer = IndexWriter.open(self._path, self._record)
         if self._listeners:
@@ -158,9 +175,17 @@ class IndexKeeper:
             if self._writer:
                 self._write(self._writer, batch)
             if tell:
-                for listener in self._listeners:
-                    listener(batch)
+                self._tell(batch)
             self.seq = max(self.seq, entries[-1].seq)
+
+    def _tell(self, batch: Batch) -> None:
+        """Tell the listeners; nobody hears of anything twice, so after an error of nothing more."""
+        try:
+            for listener in self._listeners:
+                listener(batch)
+        except LedgerError as error:
+            self._broken = error
+            raise
 
     def _write(self, writer: IndexWriter, batch: Batch) -> None:
         """Write what the index does not have yet."""

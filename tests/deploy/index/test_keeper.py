@@ -46,7 +46,9 @@ async def grow(broker: Broker, begin: int, end: int) -> None:
 async def keeping(broker: Broker, path: Path, *ears: Ear) -> AsyncGenerator[IndexKeeper]:
     """A keeper at work, in this process."""
     access = Access(broker.url, OPERATOR, broker.keyring.seed(OPERATOR))
-    keeper = IndexKeeper(access, await broker.connect(OPERATOR), path, ears)
+    keeper = IndexKeeper(access, await broker.connect(OPERATOR), path)
+    for ear in ears:
+        keeper.listen(ear)
     task = asyncio.create_task(keeper.run())
     try:
         yield keeper
