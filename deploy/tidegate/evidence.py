@@ -10,7 +10,7 @@ import msgspec
 from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.publisher import Publisher
 from tidegate_evidence.note import Note
-from tidegate_policy.signing.heads import Head
+from tidegate_policy.signing.heads import HEAD, Head
 from tidegate_schemas import subjects
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidEnvelope, Refused, TidegateError, VerificationError
@@ -132,7 +132,7 @@ class EvidenceKeeper:
         """Whether the newest key of the writer has signed what the gateway goes on from."""
         newest = self._keys.signers(KeyRole.WRITER)[0].verifier
         try:
-            data = (self._project.state.writer / "head.json").read_bytes()
+            data = (self._project.state.writer / HEAD).read_bytes()
             head = msgspec.json.decode(data, type=Head)
             return newest.check(Note.parse(head.note.encode())) is not None
         except (OSError, msgspec.MsgspecError, VerificationError):

@@ -87,16 +87,28 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
 
 
 async def gateway(project: Project) -> None:
-    """The process of the gateway."""
+    """The process of the gateway.
+
+    Raises:
+        InvalidInput: a ledger is signed, and its vault is gone: an empty one in its place would
+            look like everybody's data erased.
+    """
     from tidegate_policy.decide import Limits
     from tidegate_policy.gateway import Gateway, GatewaySettings
     from tidegate_policy.genesis import genesis
     from tidegate_policy.personal.vault import Vault
-    from tidegate_policy.signing.heads import Heads
+    from tidegate_policy.signing.heads import HEAD, Heads
     from tidegate_schemas.evidence import KeyRole
 
     from .evidence_keys import signing_keys
 
+    vault = project.state.vault
+    if not vault.exists() and (project.state.writer / HEAD).exists():
+        raise InvalidInput(
+            f"{vault} is gone, which holds the keys of personal data; put it back. If it is lost, "
+            f"an empty file in its place (touch {vault}) begins a new one: what was sealed before "
+            "cannot be opened then"
+        )
     configured, keys = project.settings.gateway, signing_keys(project)
     keys.ensure(time.time_ns())
     log = f"{project.settings.project}/0"
@@ -109,8 +121,8 @@ async def gateway(project: Project) -> None:
         retention=project.settings.privacy.retention,
     )
     async with _process(project.state, "gateway", GATEWAY) as (connection, health, ready):
-        with Vault.open(project.state.vault) as vault:
-            gateway = Gateway(connection, genesis(), settings, heads, health, vault)
+        with Vault.open(vault) as opened:
+            gateway = Gateway(connection, genesis(), settings, heads, health, opened)
             await _until_signal(gateway.run(), _after(gateway.ready(), ready))
 
 

@@ -64,7 +64,7 @@ def page(lines: Sequence[Line], correlation: str) -> str:
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width">
 <title>{safe(correlation)}</title>
-<style>{_STYLE}{_PICTURE.read_text('utf-8')}</style>
+<style>{_STYLE}{_PICTURE.read_text("utf-8")}</style>
 </head>
 <body>
 <h1>{safe(correlation)}</h1>

@@ -14,13 +14,15 @@ from tidegate.cli.init import init
 from tidegate.evidence import announced
 from tidegate.evidence_keys import in_use, signing_keys, write_trust
 from tidegate.evidence_report import Line, evidence_lines
+from tidegate.processes import gateway
 from tidegate.project import load_project
 from tidegate.stack import Stack
 from tidegate_bus.broker.accounts import NOTARY
 from tidegate_evidence.note import Algorithm, Note, Signer, Verifier
 from tidegate_evidence.trust import Trust
+from tidegate_policy.signing.heads import HEAD
 from tidegate_schemas.envelope import Envelope
-from tidegate_schemas.errors import VerificationError
+from tidegate_schemas.errors import InvalidInput, VerificationError
 from tidegate_schemas.evidence import EvidenceKeys, KeyRole
 from tidegate_schemas.vocabulary import EVIDENCE_KEYS
 
@@ -172,3 +174,16 @@ async def test_a_stack_ends_where_the_ledger_is_not_the_one_that_was_signed(proj
         await stack.stop()
     assert not found["evidence notary"].ok
     assert "are missing" in found["evidence notary"].detail
+
+
+async def test_a_vault_that_is_lost_is_not_made_anew(project: Path) -> None:
+    """An empty one would look like everybody's data erased. Whoever means it makes the file."""
+    found = load_project(project)
+    found.state.writer.mkdir(parents=True)
+    (found.state.writer / HEAD).write_text("{}")
+
+    with pytest.raises(InvalidInput, match=r"vault.db is gone, .*put it back"):
+        await gateway(found)
+    found.state.vault.touch()
+    with pytest.raises(InvalidInput, match="no stack runs"):  # so far it got
+        await gateway(found)

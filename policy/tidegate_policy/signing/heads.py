@@ -35,6 +35,9 @@ HEAD_SECONDS = 0.25
 HEAD_RECORDS = 1000
 """A head is signed when a record has waited so long for it, or so many have."""
 
+HEAD = "head.json"
+"""The file of what was signed last."""
+
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _BOOT_BYTES = 36
 _UNKNOWN = b" " * _BOOT_BYTES
@@ -265,7 +268,7 @@ class Heads:
 
     @property
     def _file(self) -> Path:
-        return self._folder / "head.json"
+        return self._folder / HEAD
 
     def _read(self) -> Head | None:
         try:
