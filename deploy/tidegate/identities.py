@@ -11,6 +11,7 @@ import msgspec
 
 from tidegate_bus.broker.accounts import Identity
 from tidegate_bus.broker.topology import Subscription
+from tidegate_bus.identity.guarded import Stamp
 from tidegate_bus.identity.register import Entry, Key
 from tidegate_schemas.clock import parse_rfc3339, rfc3339
 from tidegate_schemas.envelope import Envelope
@@ -163,8 +164,12 @@ class Roles:
 
     def __init__(self, state: State) -> None:
         self._register = state.register
-        self._version: str | None = None
+        self._stamp: Stamp | None = (0, 0, 0)
         self._entries: Mapping[str, Entry] = {}
+
+    def stamp(self) -> Stamp | None:
+        """Another one after each change."""
+        return self._register.stamp()
 
     def of(self, principal: Principal, now: int) -> Role | None:
         """What somebody is at a time (ns since 1970); None if unknown, revoked or expired.
@@ -172,9 +177,9 @@ class Roles:
         Raises:
             InvalidInput: the register does not hold what it must.
         """
-        version = self._register.version()
-        if version != self._version:
-            self._entries, self._version = self._register.read(), version
+        stamp = self._register.stamp()
+        if stamp != self._stamp:
+            self._entries, self._stamp = self._register.read(), stamp
         entry = self._entries.get(str(principal))
         return entry.role if entry and entry.good(now) else None
 

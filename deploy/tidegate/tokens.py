@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from tidegate_bus.identity.guarded import GuardedFile
+from tidegate_bus.identity.guarded import GuardedFile, Stamp
 from tidegate_schemas.clock import parse_rfc3339, rfc3339
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.identity import GIVEN, Role, is_built_in
@@ -60,7 +60,7 @@ class Tokens:
 
     def __init__(self, path: Path) -> None:
         self._file = GuardedFile(path, 0o600)
-        self._version: str | None = None
+        self._stamp: Stamp | None = (0, 0, 0)
         self._tokens: tuple[Token, ...] = ()
         self._known: dict[str, tuple[Token, int | None]] = {}
 
@@ -124,8 +124,8 @@ class Tokens:
         Raises:
             InvalidInput: the file does not hold what it must.
         """
-        version = self._file.version()
-        if version == self._version:
+        stamp = self._file.stamp()
+        if stamp == self._stamp:
             return self._tokens
         content = self._file.read()
         try:
@@ -133,8 +133,12 @@ class Tokens:
             known = {token.id: (token, _check(token)) for token in tokens}
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise InvalidInput(f"{self._file.path}: {error}") from error
-        self._tokens, self._known, self._version = tokens, known, version
+        self._tokens, self._known, self._stamp = tokens, known, stamp
         return tokens
+
+    def stamp(self) -> Stamp | None:
+        """Another one after each change."""
+        return self._file.stamp()
 
     def find(self, text: str, now: int) -> Token | None:
         """The token that somebody shows, unless there is none or it has ended.

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from tidegate_schemas.errors import InvalidInput
 
+Stamp = tuple[int, int, int]
+"""Time of its last change, number and size of a file."""
+
 
 @dataclass(frozen=True, slots=True)
 class GuardedFile:
@@ -43,11 +46,16 @@ class GuardedFile:
 
         Empty where there is no file.
         """
+        stamp = self.stamp()
+        return f"{stamp[0]:020}-{stamp[1]}-{stamp[2]}" if stamp else ""
+
+    def stamp(self) -> Stamp | None:
+        """The same for whoever asks often."""
         try:
-            status = os.stat(self.path)  # noqa: PTH116 - asked for every request of the edge
+            status = os.stat(self.path)  # noqa: PTH116 - twice as fast
         except OSError:
-            return ""
-        return f"{status.st_mtime_ns:020}-{status.st_ino}-{status.st_size}"
+            return None
+        return status.st_mtime_ns, status.st_ino, status.st_size
 
     @contextlib.contextmanager
     def locked(self) -> Generator[None]:

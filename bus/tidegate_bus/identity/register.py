@@ -19,7 +19,7 @@ from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal, check_destination
 
 from .credentials import check_public_key
-from .guarded import GuardedFile
+from .guarded import GuardedFile, Stamp
 
 
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -110,6 +110,10 @@ class Register:
         Empty where there is no file.
         """
         return self._file.version()
+
+    def stamp(self) -> Stamp | None:
+        """The same for whoever asks often; see `GuardedFile`."""
+        return self._file.stamp()
 
     @contextlib.contextmanager
     def edit(self) -> Generator[dict[str, Entry]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import structlog
 from prometheus_client import Counter
@@ -13,6 +14,8 @@ from prometheus_client import Counter
 from tidegate.identities import Roles
 from tidegate.project import Project
 from tidegate.tokens import Tokens, check_holder
+from tidegate_bus.identity.guarded import Stamp
+from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.distinguished import normal_name
 from tidegate_schemas.errors import (
     InvalidInput,
@@ -36,6 +39,8 @@ B = TypeVar("B")
 REFUSED = Counter("tidegate_edge_refused", "Callers that were not let in, by the ground", ["why"])
 
 _SECOND = 1_000_000_000
+_REMEMBERED = _SECOND
+"""How long nobody asks again whether a principal has expired."""
 _OWN = "tg_"
 _BEARER = "bearer "
 
@@ -56,6 +61,12 @@ class Caller:
     role: Role
     via: str
     rate: Rate | None
+
+
+class _Known(NamedTuple):
+    stamps: tuple[Stamp | None, Stamp | None]
+    end: int
+    caller: Caller
 
 
 class Callers:
@@ -81,6 +92,7 @@ class Callers:
         self._oidc_principals = settings.oidc.principals if settings.oidc else {}
         self._oidc = Oidc(settings.oidc, project.root) if settings.oidc else None
         self._certificates = {normal_name(n): p for n, p in settings.certificates.items()}
+        self._known: dict[bytes, _Known] = {}
         self._buckets: dict[str, tuple[Rate, Bucket]] = {}
 
     async def of(self, authorization: str | None, certificate: str | None) -> Caller:
@@ -97,7 +109,9 @@ class Callers:
             Unavailable: who it is cannot be found out now.
         """
         try:
-            caller = await self._who(authorization, certificate)
+            caller = self._remembered(authorization or "")
+            if caller is None:
+                caller = await self._who(authorization, certificate)
             self._count(caller)
         except Unauthenticated as error:
             REFUSED.labels(error.reason).inc()
@@ -143,11 +157,28 @@ class Callers:
         raise Unauthenticated("missing", "show a token: `Authorization: Bearer TOKEN`")
 
     def _by_token(self, text: str) -> Caller:
-        token = _readable(self._tokens.find, text, self._clock())
+        now, stamps = self._clock(), self._stamps()
+        token = _readable(self._tokens.find, text, now)
         if token is None:
             raise Unauthenticated("unknown", "no such token; it was revoked, or has expired")
         rate = Rate.parse(token.rate) if token.rate else self._rate
-        return self.named(token.principal, f"token {token.id}", rate)
+        caller = self.named(token.principal, f"token {token.id}", rate)
+        end = now + _REMEMBERED
+        if token.expires is not None:
+            end = min(end, parse_rfc3339(token.expires))
+        self._known = {k: v for k, v in self._known.items() if v.stamps == stamps and now < v.end}
+        self._known[_key(f"Bearer {text}")] = _Known(stamps, end, caller)
+        return caller
+
+    def _remembered(self, authorization: str) -> Caller | None:
+        """Who showed this before, as long as no file was changed since: the way of most calls."""
+        known = self._known.get(_key(authorization))
+        if known and self._clock() < known.end and known.stamps == self._stamps():
+            return known.caller
+        return None
+
+    def _stamps(self) -> tuple[Stamp | None, Stamp | None]:
+        return self._tokens.stamp(), self._roles.stamp()
 
     async def _by_oidc(self, text: str) -> Caller:
         if self._oidc is None:
@@ -162,11 +193,15 @@ class Callers:
         if caller.rate is None:
             return
         rate, bucket = self._buckets.get(caller.via, (None, None))
-        if bucket is None or rate != caller.rate:
+        if bucket is None or (rate is not caller.rate and rate != caller.rate):
             bucket = Bucket(caller.rate)
             self._buckets[caller.via] = caller.rate, bucket
         if seconds := bucket.take(self._ticks()):
             raise RateLimited(f"{caller.rate.count} in {caller.rate.seconds:g} s", seconds)
+
+
+def _key(authorization: str) -> bytes:
+    return hashlib.sha256(authorization.encode("utf-8", "surrogatepass")).digest()
 
 
 def _readable(look: Callable[[A, int], B], what: A, now: int) -> B:

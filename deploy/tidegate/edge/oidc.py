@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import jwt
+import msgspec
 import structlog
 
 from tidegate_schemas.edge import OidcSettings
@@ -37,7 +38,7 @@ _PAUSE_SECONDS = 10.0
 """Between two attempts: a token with a key that does not exist costs anybody nothing."""
 _FETCH_SECONDS = 5.0
 _MAX_BYTES = 1024 * 1024
-_FAILURES = (OSError, ValueError, RecursionError, http.client.HTTPException, jwt.PyJWTError)
+_FAILURES = (OSError, ValueError, RecursionError, http.client.HTTPException)
 _REMEMBERED = 1024
 
 
@@ -104,19 +105,27 @@ class ProviderKeys:
             self._fetching = None
 
 
+class _Set(msgspec.Struct):
+    keys: list[dict[str, Any]]
+
+
 def _usable(text: bytes) -> dict[str | None, jwt.PyJWK]:
     """The keys that check signatures with an algorithm of ours; others do not matter.
 
     Raises:
-        ValueError, jwt.PyJWTError: it is no set of keys, or holds none that can be used.
+        ValueError: it is no set of keys, or holds none that can be used.
     """
-    document: Any = jwt.PyJWKSet.from_json(text.decode())
-    found = cast("list[jwt.PyJWK]", document.keys)
-    return {
-        key.key_id: key
-        for key in found
-        if key.algorithm_name in ALGORITHMS and key.public_key_use in (None, "sig")
-    }
+    found: dict[str | None, jwt.PyJWK] = {}
+    for parameters in msgspec.json.decode(text, type=_Set).keys:
+        try:
+            key = jwt.PyJWK(parameters)
+        except (jwt.PyJWTError, AttributeError, KeyError, TypeError, ValueError):
+            continue
+        if key.algorithm_name in ALGORITHMS and key.public_key_use in (None, "sig"):
+            found[key.key_id] = key
+    if not found:
+        raise ValueError("there is no key among them that checks signatures")
+    return found
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -20,13 +20,13 @@ from tidegate_schemas.edge import EventSettings, WebhookSettings
 from tidegate_schemas.envelope import Envelope, describe
 from tidegate_schemas.errors import InvalidEnvelope, Problem
 
+NAMES = frozenset(("body", "digest", "headers"))
+
 
 def _rule(**expressions: str) -> EventSettings:
     """A rule whose expressions stand on several lines here, and on one in errors."""
     return EventSettings(**{name: " ".join(text.split()) for name, text in expressions.items()})
 
-
-NAMES = frozenset(("body", "digest", "headers"))
 
 _GITHUB = _rule(
     id='headers["x-github-delivery"]',
@@ -40,9 +40,10 @@ _GITHUB = _rule(
             "x-github-enterprise-host" in headers ? headers["x-github-enterprise-host"]
             : "github.com"
         ) + (
-            has(body.repository) && has(body.repository.full_name) ? "/" + body.repository.full_name
-            : has(body.organization) && has(body.organization.login)
-            ? "/" + body.organization.login
+            has(body.repository) && type(body.repository) == map && has(body.repository.full_name)
+            ? "/" + body.repository.full_name
+            : has(body.organization) && type(body.organization) == map
+            && has(body.organization.login) ? "/" + body.organization.login
             : "")
         """,
 )
