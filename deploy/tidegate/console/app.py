@@ -15,7 +15,7 @@ from starlette.types import Scope
 
 from tidegate_schemas.errors import InvalidInput, TidegateError, Unavailable
 
-from . import flow_page, login
+from . import agents_page, controls_page, flow_page, login, policies_page
 from .here import Here
 from .pages import STATIC, error_page
 from .security import Guard
@@ -38,6 +38,9 @@ def application(here: Here) -> Guard:
             Mount("/static", _Kept(directory=STATIC)),
             *login.routes,
             *flow_page.routes,
+            *agents_page.routes,
+            *controls_page.routes,
+            *policies_page.routes,
         ],
         exception_handlers={
             HTTPException: _http_error,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,6 +29,7 @@ from tidegate_bus.tasks import end
 from tidegate_policy.state import State
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import TidegateError
+from tidegate_schemas.record import Receipt
 from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import CONSOLE
 
@@ -35,10 +37,11 @@ from .bundles import Bundles
 from .follower import Follower
 from .outcome import Outcome, of_error, of_receipt
 from .session import Session, Sessions, session_of
+from .trials import Trials
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.console")
 
-_VERDICT_SECONDS = 15.0
+_SECONDS = 15.0
 
 
 class Here:
@@ -56,6 +59,7 @@ class Here:
         index: of the ledger.
         runs: all of them, in brief.
         bundles: the policies that the ledger has.
+        trials: of policies.
         stopping: set when the console is to end; live views end then.
     """
 
@@ -66,6 +70,7 @@ class Here:
         self.index = LedgerIndex(project.state.index)
         self.runs = Runs()
         self.bundles = Bundles()
+        self.trials = Trials(project)
         self.stopping = asyncio.Event()
         self._closing = contextlib.AsyncExitStack()
         self._buses: dict[Principal, Bus] = {}
@@ -108,8 +113,12 @@ class Here:
         end = await self.ledger.last()
         last = end.seq if end else 0
         if self._known is None or self._known[0] != last:
-            self._known = last, await state_of(self.ledger, last)
+            self._known = last, await self.state_at(last)
         return self._known[1]
+
+    async def state_at(self, seq: int) -> State:
+        """The same, right after the record `seq`."""
+        return await state_of(self.ledger, seq)
 
     def goes_on(self, session: Session) -> bool:
         """Whether a live view may: the console does not end, and neither did the session.
@@ -159,6 +168,7 @@ class Here:
             stack.push_async_callback(end, keeping)
             following = asyncio.create_task(self._follower.run())
             stack.push_async_callback(end, following)
+            stack.push_async_callback(self.trials.close)
             self._closing = stack.pop_all()
         return self
 
@@ -190,7 +200,6 @@ async def act(request: Request, title: str, to: str, data: Any, **attributes: An
         data: of it.
         attributes: of the envelope.
     """
-    session = session_of(request)
     envelope = Envelope.new(
         to,
         data,
@@ -200,12 +209,24 @@ async def act(request: Request, title: str, to: str, data: Any, **attributes: An
         to=to,
         **attributes,
     )
+    return await perform(request, title, lambda bus: bus.publish(envelope, timeout=_SECONDS))
+
+
+async def perform(
+    request: Request, title: str, work: Callable[[Bus], Awaitable[Receipt]]
+) -> Outcome:
+    """Do something over the bus of the person who is logged in.
+
+    Args:
+        request: of the page.
+        title: what it is, in a few words.
+        work: does it, and gives the receipt of its last message.
+    """
+    principal = session_of(request).principal
     try:
-        bus = await console_of(request).bus_of(session.principal)
-        receipt = await bus.publish(envelope, timeout=_VERDICT_SECONDS)
+        return of_receipt(title, await work(await console_of(request).bus_of(principal)))
     except TidegateError as error:
-        return of_error(title, session.principal, error)
-    return of_receipt(title, receipt)
+        return of_error(title, principal, error)
 
 
 def tell(session: Session, outcome: Outcome, there: str) -> RedirectResponse:

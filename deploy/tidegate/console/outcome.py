@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tidegate_schemas.errors import Denied, InvalidInput, NoReceipt, Refused, TidegateError
 from tidegate_schemas.record import Reason, Receipt
@@ -33,6 +33,10 @@ class Outcome:
     def done(self) -> bool:
         """Whether it is in force."""
         return self.verdict == Verdict.ALLOW
+
+    def with_words(self, says: str) -> Outcome:
+        """The same, saying something else."""
+        return replace(self, says=says)
 
 
 def of_receipt(title: str, receipt: Receipt) -> Outcome:

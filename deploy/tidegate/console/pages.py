@@ -13,7 +13,7 @@ import jinja2
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from .words import FILTERS
+from .words import FILTERS, confirm_path
 
 FOLDER = Path(__file__).parent
 STATIC = FOLDER / "static"
@@ -57,7 +57,7 @@ def fill(request: Request, template: str, **values: Any) -> str:
     """The text of a page, see `render`."""
     session = request.state.session
     told: list[Any] = []
-    if session and "hx-request" not in request.headers:
+    if session and not is_part(request):
         told, session.told = session.told, []
     path = request.url.path
     here = max((p.path for p in PLACES if _within(path, p.path)), key=len, default="")
@@ -74,6 +74,11 @@ def fill(request: Request, template: str, **values: Any) -> str:
             **values,
         )
     )
+
+
+def is_part(request: Request) -> bool:
+    """Whether a page asks for a part of itself, to replace it."""
+    return "hx-request" in request.headers
 
 
 def error_page(request: Request, status: int, title: str, detail: str) -> HTMLResponse:
@@ -95,7 +100,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters |= FILTERS
-    made.globals["static"] = _static
+    made.globals.update(static=_static, confirm_path=confirm_path)
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlencode
 
 from tidegate_schemas.clock import parse_rfc3339
 
@@ -61,6 +62,11 @@ def short(digest: str) -> str:
 def _at(value: str | int) -> datetime:
     nanoseconds = value if isinstance(value, int) else parse_rfc3339(value)
     return datetime.fromtimestamp(nanoseconds // _SECOND, UTC)
+
+
+def confirm_path(command: str, target: str, back: str) -> str:
+    """Where a command is looked at before it is said."""
+    return f"/controls/confirm?{urlencode({'command': command, 'target': target, 'back': back})}"
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = {

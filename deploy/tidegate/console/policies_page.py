@@ -1,0 +1,132 @@
+"""The policies: which are in force, their past, and what those of the project's folder would do."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from tidegate.policies import demands, history, put_in_force, shelf
+from tidegate_policy.bundle import load_bundle
+from tidegate_policy.replay import Outcome as Change
+from tidegate_schemas.errors import InvalidInput, InvalidPolicy
+
+from .here import console_of, perform, tell
+from .outcome import Outcome
+from .pages import is_part, render
+from .session import session_of
+from .trials import Trial
+
+_MAX_REASON = 500
+_GROUPS = 25
+_CHANGES = (Change.NEWLY_ALLOWED, Change.NEWLY_DENIED, Change.NEWLY_HELD, Change.INDETERMINATE)
+_SPANS = (("1h", "the last hour"), ("1d", "the last day"), ("7d", "the last week"), ("", "all"))
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The policies as they stand in the project's folder: their digest, or why there is none."""
+
+    digest: str
+    faults: tuple[str, ...] = ()
+
+
+async def _page(request: Request) -> Response:
+    here = console_of(request)
+    known = await shelf(here.ledger)
+    return render(
+        request,
+        "policies.html",
+        bundle=known.bundle(known.active),
+        since=known.activations[-1][0],
+        folder=await asyncio.to_thread(_folder, request),
+        changes=(await history(here.ledger))[::-1],
+        demands=demands,
+        spans=_SPANS,
+    )
+
+
+def _folder(request: Request) -> Folder:
+    try:
+        return Folder(load_bundle(console_of(request).project.policy).digest)
+    except InvalidPolicy as error:
+        return Folder("", tuple(error.problems))
+    except InvalidInput as error:
+        return Folder("", (str(error),))
+
+
+async def _bundle(request: Request) -> Response:
+    """A bundle of the ledger, whole."""
+    known = await shelf(console_of(request).ledger)
+    bundle = known.bundle(request.path_params["digest"])
+    return render(
+        request,
+        "policies/bundle.html",
+        bundle=bundle,
+        active=bundle.digest == known.active,
+        demands=demands,
+    )
+
+
+async def _try(request: Request) -> Response:
+    """Begin a what-if."""
+    try:
+        trial = await console_of(request).trials.start(request.state.form.get("since", ""))
+    except InvalidInput as error:
+        told = Outcome("What if", "", 0, str(error))
+        return tell(session_of(request), told, "/policies")
+    return RedirectResponse(f"/policies/what-if/{trial.id}", 303)
+
+
+async def _trial(request: Request) -> Response:
+    """How a what-if is getting on, or what it found."""
+    trial = _found(request)
+    known = await shelf(console_of(request).ledger)
+    template = "policies/found.html" if is_part(request) else "policies/what_if.html"
+    return render(
+        request,
+        template,
+        trial=trial,
+        known=known,
+        shown=_CHANGES,
+        groups=trial.found.groups[:_GROUPS] if trial.found else (),
+        spans=dict(_SPANS),
+    )
+
+
+async def _activate(request: Request) -> Response:
+    """Put the bundle of a what-if in force, with its report."""
+    trial, session = _found(request), session_of(request)
+    known = await shelf(console_of(request).ledger)
+    title = f"Activate policies {trial.bundle.digest.removeprefix('sha256:')[:12]}"
+    found = trial.found
+    if found is None or trial.bundle.digest == known.active:
+        told = Outcome(title, "", 0, "They are in force already, or the what-if is not done.")
+        return tell(session, told, "/policies")
+    reason = request.state.form.get("reason", "").strip()[:_MAX_REASON]
+    outcome = await perform(
+        request,
+        title,
+        lambda bus: put_in_force(bus, trial.bundle, known, reason=reason, report=found.summary()),
+    )
+    return tell(session, outcome, "/policies")
+
+
+def _found(request: Request) -> Trial:
+    trial = console_of(request).trials.get(request.path_params["id"])
+    if trial is None:
+        raise HTTPException(404)
+    return trial
+
+
+routes = [
+    Route("/policies", _page),
+    Route("/policies/bundles/{digest}", _bundle),
+    Route("/policies/what-if", _try, methods=["POST"]),
+    Route("/policies/what-if/{id}", _trial),
+    Route("/policies/what-if/{id}", _activate, methods=["POST"]),
+]
