@@ -51,8 +51,8 @@ WORDS = {
         Word(
             vocabulary.CONTROL_PAUSE,
             "Pause",
-            "New tasks and events for it wait; it may go on answering. What it works on, it may "
-            "finish.",
+            "New tasks and events for it wait; what it works on, it may finish and answer. So an "
+            "agent drains.",
         ),
         Word(
             vocabulary.CONTROL_QUARANTINE,
@@ -103,12 +103,17 @@ class Preview:
     @property
     def title(self) -> str:
         """In a few words."""
-        return f"{self.word.name} {self.target}"
+        return _title(self.word, self.target)
 
     @property
     def stopping(self) -> bool:
         """Whether it stops something."""
         return self.word.command in STOPPING
+
+
+def _title(word: Word, target: Target) -> str:
+    drains = word.command == vocabulary.CONTROL_PAUSE and target.what is What.AGENT
+    return f"{'Drain' if drains else word.name} {target}"
 
 
 def preview(state: State, found: Iterable[Feed], word: Word, target: Target) -> Preview:
@@ -203,7 +208,7 @@ async def _say(request: Request) -> Response:
         return tell(session, Outcome("No such target", "", 0, f"{error.detail}."), back)
     if word is None:
         return tell(session, Outcome("No such command", "", 0, ""), back)
-    title = f"{word.name} {target}"
+    title = _title(word, target)
     order = Order(str(target), form.get("reason", "").strip()[:_MAX_REASON])
     outcome = await act(request, title, word.command, order)
     if outcome.done:

@@ -25,6 +25,7 @@ _LATENCY_SECONDS = 60
 NEWEST = 12
 _MOST_SENDERS = 20_000
 _SECOND = 1_000_000_000
+_APPROVAL = "require_approval:"
 _STEPS = 16
 """Latencies are counted in classes: so many to each doubling, so figures are within 4 %."""
 
@@ -37,6 +38,7 @@ class _Ingress(msgspec.Struct):
 
 class _Why(msgspec.Struct):
     reason: str
+    obligations: tuple[str, ...] = ()
 
 
 class Line(msgspec.Struct):
@@ -50,6 +52,7 @@ class Line(msgspec.Struct):
     to: str
     verdict: Verdict
     why: _Why
+    first: int | None = None
 
 
 _decode = msgspec.json.Decoder(Line).decode
@@ -67,6 +70,8 @@ class Sample:
         series: records of each of the last `SECONDS` that are over by verdict, the oldest first.
         p50, p99: ms from submission to verdict in the last minute; None where there was nothing.
         newest: the last records, the newest first.
+        waiting: messages that are held now.
+        asked: those of them that wait for an approval, if for anything else besides.
     """
 
     seq: int
@@ -77,6 +82,8 @@ class Sample:
     p50: float | None
     p99: float | None
     newest: tuple[Line, ...]
+    waiting: int
+    asked: int
 
 
 class _Second:
@@ -103,6 +110,8 @@ class Flow:
         self._totals = Counter[Verdict](dict.fromkeys(Verdict, 0))
         self._seconds: dict[int, _Second] = {}
         self._newest: deque[Line] = deque(maxlen=NEWEST)
+        self._held: dict[int, bool] = {}
+        self._asked = 0
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Take in the next records.
@@ -124,6 +133,10 @@ class Flow:
             self.seen[line.by] = seq, time
             second = self._seconds.setdefault(time // _SECOND, _Second())
             second.counts[line.verdict] += 1
+            if line.verdict is Verdict.HOLD:
+                self._hold(line)
+            if line.ingress.n and line.first is not None and self._held.pop(line.first, False):
+                self._asked -= 1
             if line.ingress.n == 0:  # what follows from it waited for something else
                 second.waits[_class(time - submitted)] += 1
         self._forget()
@@ -139,7 +152,15 @@ class Flow:
             tuple(self._counts(second) for second in range(end - SECONDS, end)),
             *self._latencies(end),
             tuple(self._newest),
+            len(self._held),
+            self._asked,
         )
+
+    def _hold(self, line: Line) -> None:
+        """A message waits; until a record that follows from another submission names this one."""
+        asked = any(text.startswith(_APPROVAL) for text in line.why.obligations)
+        self._held[line.seq] = asked
+        self._asked += asked
 
     def _counts(self, second: int) -> Mapping[Verdict, int]:
         found = self._seconds.get(second)

@@ -48,7 +48,8 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
         status: of the answer.
         values: for the template. It has besides: `session` (None where nobody is logged in),
             `project`, `places`, `here` (path of the place that is shown), `told` (what came of
-            actions; they are shown once), `now` (ns since 1970).
+            actions; they are shown once), `now` (ns since 1970), `asked` (messages that wait for
+            an approval).
     """
     return HTMLResponse(fill(request, template, **values), status)
 
@@ -67,6 +68,7 @@ def fill(request: Request, template: str, **values: Any) -> str:
         .render(
             session=session,
             project=request.state.console.name,
+            asked=request.state.console.follower.sample.asked,
             places=PLACES,
             here=here,
             told=told,
