@@ -15,6 +15,7 @@ import msgspec
 from tidegate_bus.broker import lifeline
 from tidegate_schemas.errors import InvalidInput, Unavailable, VerificationError
 
+from . import notify
 from .processes import CANNOT_START, DAMAGED
 
 _FIRST_PAUSE_SECONDS = 0.2
@@ -59,6 +60,7 @@ class Child:
         self._log = log
         self._on_line = on_line
         self._environment = {**environment, "PYTHONUNBUFFERED": "1"}
+        self._environment.setdefault(notify.SOCKET, "")  # it is not for who started us to hear
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()

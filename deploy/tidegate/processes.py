@@ -1,6 +1,7 @@
 """The processes of a stack, each the main function of an operating-system process.
 
-They share one shape: connect as a principal, say when ready, work until SIGTERM or SIGINT.
+They share one shape: connect as a principal, say when ready, work until SIGTERM or SIGINT. `up`
+starts them all; a service manager starts each by itself, `broker` first.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import signal
 import time
@@ -23,6 +25,7 @@ from tidegate_bus.connection import Connection, connect
 from tidegate_bus.telemetry import Health, TelemetryServer, configure_logging
 from tidegate_schemas.errors import (
     InvalidInput,
+    NoStack,
     Refused,
     TidegateError,
     VerificationError,
@@ -31,6 +34,7 @@ from tidegate_schemas.errors import (
 from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import COORDINATOR, GATEWAY
 
+from .notify import say_ready
 from .project import Project, State, address, check_blueprints, client_tls
 
 if TYPE_CHECKING:
@@ -42,6 +46,7 @@ CANNOT_START = 2
 """Exit status of a process whose input is wrong: starting it again does not help."""
 DAMAGED = 5
 """Of one that met another ledger than the one that was signed: neither does it then."""
+_CHECK_SECONDS = 0.5
 
 
 class ProcessInfo(msgspec.Struct, frozen=True):
@@ -52,19 +57,25 @@ class ProcessInfo(msgspec.Struct, frozen=True):
     telemetry: int
     """Port on loopback of `/metrics` and `/healthz`."""
 
+    @property
+    def file(self) -> str:
+        """Name of the file. Not by the pid: in containers many processes have the same."""
+        return f"{self.name}.{self.telemetry}.json"
+
 
 def run_process(main: Coroutine[Any, Any, None], name: str) -> int:
     """Run a process to its end; the exit status.
 
     0 after a signal, 2 when its input is wrong or policy does not let it begin, 5 when the ledger
-    is not the one that was signed, 1 after any other error, which is logged.
+    is not the one that was signed, 1 after any other error, which is logged: also when there is no
+    broker yet, which somebody may be starting.
     """
     configure_logging(name)
     try:
         _run(main)
     except (TidegateError, OSError, BaseExceptionGroup) as error:
         first = first_error(error)
-        if isinstance(first, InvalidInput | Refused):
+        if isinstance(first, InvalidInput | Refused) and not isinstance(first, NoStack):
             _log.error("cannot start", error=str(first))
             return CANNOT_START
         if isinstance(first, VerificationError):
@@ -84,6 +95,29 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
         asyncio.run(main)
     else:
         uvloop.run(main)
+
+
+async def broker(project: Project) -> None:
+    """The process of the broker, where others start the gateway and all that comes after it."""
+    from .stack import Stack
+
+    async def keep() -> None:
+        async with Stack(project, on_line=_log_line, apart=True) as stack:
+            while True:
+                stack.check()
+                await asyncio.sleep(_CHECK_SECONDS)
+
+    await _until_signal(keep(), asyncio.sleep(0))
+
+
+def _log_line(name: str, line: str) -> None:
+    """Log what a part of the stack says: words, or an object as JSON."""
+    try:
+        entry = msgspec.json.decode(line, type=dict[str, Any])
+    except msgspec.DecodeError:
+        entry = {"level": "warning", "event": line}
+    level, event = str(entry.pop("level", "info")), str(entry.pop("event", ""))
+    _log.log(logging.getLevelNamesMapping()[level.upper()], event, part=name, **entry)
 
 
 async def gateway(project: Project) -> None:
@@ -225,12 +259,14 @@ async def _process(
 
 @contextlib.contextmanager
 def telemetry(state: State, name: str, health: Health) -> Generator[None]:
-    """Serve `/metrics` and `/healthz` of this process, and write down where."""
-    path = state.processes / f"{name}.{os.getpid()}.json"
+    """Serve `/metrics` and `/healthz` of this process, write down where, and say it is ready."""
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(contextlib.closing(TelemetryServer(health)))
-        stack.enter_context(_written(path, ProcessInfo(name, os.getpid(), server.port)))
+        info = ProcessInfo(name, os.getpid(), server.port)
+        path = state.processes / info.file
+        stack.enter_context(_written(path, info))
         stack.callback(path.unlink, missing_ok=True)
+        say_ready()
         yield
 
 

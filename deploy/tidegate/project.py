@@ -17,7 +17,7 @@ from tidegate_bus.broker.tls import server_block
 from tidegate_bus.broker.topology import Limits
 from tidegate_bus.identity.keyring import Keyring
 from tidegate_bus.identity.register import Register
-from tidegate_schemas.errors import InvalidDocument, InvalidInput, Problem
+from tidegate_schemas.errors import InvalidDocument, InvalidInput, NoStack, Problem
 from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import CONSOLE, COORDINATOR, EDGE, GATEWAY, OPERATOR
@@ -41,7 +41,12 @@ class State:
     @property
     def keyring(self) -> Keyring:
         """Seeds of all principals."""
-        return Keyring(self.folder / "keys")
+        return Keyring(self.keyring_folder)
+
+    @property
+    def keyring_folder(self) -> Path:
+        """Where they are."""
+        return self.folder / "keys"
 
     @property
     def register(self) -> Register:
@@ -228,12 +233,12 @@ def address(state: State) -> str:
     """Where the broker of a running stack listens.
 
     Raises:
-        InvalidInput: no stack is running here.
+        NoStack: no stack is running here.
     """
     try:
         return state.address.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError):
-        raise InvalidInput(
+        raise NoStack(
             f"no stack runs with its state in {state.folder}; start one with `tidegate up`"
         ) from None
 
@@ -244,7 +249,7 @@ def client_tls(state: State) -> Path | None:
     Needs the state only: whoever just publishes does not read the project.
 
     Raises:
-        InvalidInput: no stack is running here.
+        NoStack: no stack is running here.
     """
     if not address(state).startswith("tls://"):
         return None

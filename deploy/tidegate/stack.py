@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import socket
 import sys
 import time
 from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
+from urllib.parse import urlsplit
 
 from tidegate_bus.broker.accounts import REGISTRAR
 from tidegate_bus.broker.server import Server
@@ -35,7 +37,15 @@ from .guards import Guards
 from .identities import Wanted, ensure_keys, wanted
 from .policies import put_in_force, shelf
 from .processes import running, telemetry
-from .project import Project, State, check_blueprints, check_webhooks, client_tls, load_project
+from .project import (
+    Project,
+    State,
+    address,
+    check_blueprints,
+    check_webhooks,
+    client_tls,
+    load_project,
+)
 from .reconciler import Applied, Reconciler, note
 
 FACES = ("edge", "console")
@@ -61,6 +71,8 @@ class Stack:
         on_line: called with each process's name and log lines.
         agents: run only these, as `team.name`; all by default.
         faces: run these of `FACES`; none by default.
+        apart: start the broker alone; others start the gateway meanwhile, and the rest when this is
+            ready.
     """
 
     def __init__(
@@ -70,12 +82,14 @@ class Stack:
         on_line: OnLine = _ignore,
         agents: Collection[str] | None = None,
         faces: Collection[str] = (),
+        apart: bool = False,
     ) -> None:
         self.project = project
         self._on_line = on_line
         self._lock: TextIO | None = None
         self._server: Server | None = None
-        self._agents = agents
+        self._apart = apart
+        self._agents = () if apart else agents
         self._tls: dict[str, Any] | None = None  # as it was at the start, whatever is written since
         self._keeper: asyncio.Task[None] | None = None
         self._identities: asyncio.Task[None] | None = None
@@ -137,16 +151,18 @@ class Stack:
             await converge(connection, self.project.limits(), who.subscriptions())
         await self._deliveries.start()  # before anybody is let in who is stopped
         await self._admit(who.only(own | (await self._reconciler.members()).keys()))
-        self._gateway.start()
+        if not self._apart:
+            self._gateway.start()
         await self._until_ready([self._gateway])
         await self._put_in_force(bundle)
         await self._evidence.announce()
         self._rotations = asyncio.create_task(self._evidence.keep())
         self._add_workers({str(user.principal) for user in who.users()})
-        others = [child for child in self.children if child is not self._gateway]
-        for child in others:
-            child.start()
-        await self._until_ready(others)
+        if not self._apart:
+            others = [child for child in self.children if child is not self._gateway]
+            for child in others:
+                child.start()
+            await self._until_ready(others)
         refused = await self._reconciler.announce(who)
         for name, error in refused.items():
             if name in who.registrations() and name in own:
@@ -179,7 +195,8 @@ class Stack:
         await end(self._keeper)
         if self._server:
             await self._server.stop()
-        self.project.state.address.unlink(missing_ok=True)
+        if not self._apart:  # others go on, and look for the broker where it was
+            self.project.state.address.unlink(missing_ok=True)
         self.project.state.applied.unlink(missing_ok=True)
         self._lock.close()
         self._lock = None
@@ -260,7 +277,8 @@ class Stack:
     async def _start_server(self, who: Wanted) -> None:
         self._tls = self.project.server_tls()
         self._access = access(self.project, self.connect, self._reload)
-        self._access.write(who, self.project.settings.server.port, self._tls)
+        port = self.project.settings.server.port or _port_before(self.project.state)
+        self._access.write(who, port, self._tls)
         await self._run_server()
         self._access.write(who, self.server.port, self._tls)  # where it is from now on
         await self._reload()
@@ -349,7 +367,8 @@ class Stack:
             if loop.time() > say:
                 say = loop.time() + _PATIENCE_SECONDS
                 names = ", ".join(sorted(missing))
-                self._on_line("stack", f"still waiting for {names}; they read the ledger")
+                why = "; others start it" if self._apart else "; they read the ledger"
+                self._on_line("stack", f"still waiting for {names}{why}")
             await asyncio.sleep(_POLL_SECONDS)
 
     async def __aenter__(self) -> Self:
@@ -371,10 +390,25 @@ class Stack:
 
 def _forget_dead(state: State) -> None:
     """Remove what processes that were killed left behind."""
-    alive = {f"{info.name}.{info.pid}.json" for info in running(state)}
+    alive = {info.file for info in running(state)}
     for path in state.processes.glob("*.json"):
         if path.name not in alive:
             path.unlink(missing_ok=True)
+
+
+def _port_before(state: State) -> int:
+    """Where a broker listened that has ended, if that is still free; else 0.
+
+    Whoever is left of that time finds it again there.
+    """
+    try:
+        port = urlsplit(address(state)).port or 0
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+    except (InvalidInput, OSError, ValueError):
+        return 0
+    return port
 
 
 def locked(path: Path) -> TextIO:

@@ -9,7 +9,8 @@
     │   ├── InvalidPolicy           a policy bundle that does not load
     │   ├── InvalidExpression       a CEL expression that does not parse or evaluate
     │   ├── Unauthenticated         nothing good says who calls over HTTP
-    │   └── NotAdmitted             who calls over HTTP is known, and may not come in
+    │   ├── NotAdmitted             who calls over HTTP is known, and may not come in
+    │   └── NoStack                 nothing runs where it was looked for
     ├── Refused                     the bus answered no; the ledger holds the reason
     │   ├── Denied                  policy, or a rule of the gateway, said no
     │   └── Rejected                the gateway could not read the message as an envelope
@@ -156,6 +157,10 @@ class Unauthenticated(InvalidInput):
 
 class NotAdmitted(InvalidInput):
     """Who calls over HTTP is known, and may not come in: nobody of the bus, or revoked."""
+
+
+class NoStack(InvalidInput):
+    """No stack runs with its state in the folder that was given. Start one, or name another."""
 
 
 class Refused(TidegateError):

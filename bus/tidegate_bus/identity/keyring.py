@@ -67,6 +67,10 @@ class Keyring:
         creds = self.creds_path(principal)
         return creds if creds.exists() else self._seed_path(principal)
 
+    def files(self, principal: Principal) -> tuple[Path, Path]:
+        """The files that `path` chooses from, whether they are there or not."""
+        return self._seed_path(principal), self.creds_path(principal)
+
     def creds_path(self, principal: Principal) -> Path:
         """Where the credentials of operator mode are, or would be."""
         return self._folder / f"{principal}.creds"

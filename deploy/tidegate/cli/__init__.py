@@ -50,6 +50,8 @@ _COMMANDS = {
     "tls": "tls",
     "bench": "bench",
     "schema": "schema",
+    "service": "service",
+    "broker": "process",
     "gateway": "process",
     "notary": "process",
     "coordinator": "process",

@@ -12,6 +12,16 @@ from tidegate.project import open_project
 from .console import ProjectOption, StateOption
 
 
+def broker(project: ProjectOption = None, state: StateOption = None) -> None:
+    """Run the broker, and keep it as it should be, without the other processes (`up` has them all).
+
+    It waits for the gateway, which somebody else starts, and puts the project's policies in force.
+    Then it is ready, and the others may be started.
+    """
+    work = processes.broker(open_project(project, state))
+    raise typer.Exit(processes.run_process(work, "broker"))
+
+
 def gateway(project: ProjectOption = None, state: StateOption = None) -> None:
     """Run the gateway alone (`up` does this for you)."""
     work = processes.gateway(open_project(project, state))
