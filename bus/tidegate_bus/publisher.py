@@ -289,9 +289,10 @@ def _settle(open_: _Open, outcome: Receipt | Exception | None) -> None:
 
 
 def _no_receipt(open_: _Open) -> NoReceipt:
-    what = "receipt" if open_.ingress else "acceptance"
+    accepted = bool(open_.ingress)
+    what = "receipt" if accepted else f"acceptance{open_.refusal and f' ({open_.refusal})'}"
     seconds = round(open_.deadline - open_.began, 3)
-    return NoReceipt(open_.envelope_id, seconds, f"{what}{open_.refusal and f' ({open_.refusal})'}")
+    return NoReceipt(open_.envelope_id, seconds, what, accepted=accepted)
 
 
 class _PubError(msgspec.Struct, frozen=True):

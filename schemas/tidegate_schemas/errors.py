@@ -256,11 +256,15 @@ class NoReceipt(Unavailable):
 
     Attributes:
         envelope_id: the id to publish again.
+        accepted: whether the durable ingress has it, so that only the verdict is missing.
     """
 
-    def __init__(self, envelope_id: str, seconds: float, waited_for: str) -> None:
+    def __init__(
+        self, envelope_id: str, seconds: float, waited_for: str, *, accepted: bool = False
+    ) -> None:
         super().__init__(f"no {waited_for} for envelope {envelope_id!r} within {seconds:g} s")
         self.envelope_id = envelope_id
+        self.accepted = accepted
 
 
 class Unopened(TidegateError):

@@ -1,53 +1,21 @@
-"""HTTP for systems that do not speak NATS."""
+"""HTTP for systems that do not speak NATS.
 
-from __future__ import annotations
+                 protocol    HTTP/1.1 from strangers, bounded
+                     │
+                    app      routes; errors become `problems`
+                     │
+     callers ───► who calls: a principal of the bus (tokens, certificates, OpenID)
+                     │
+    events, tasks, webhooks ───► binding: an envelope ───► links: submitted as that principal
+                     │
+    messages, stream ◄─── the index and the ledger, read as `tidegate.edge`
 
-from types import TracebackType
-from typing import Self
+The edge has no right to submit anything. What it accepts is in the durable ingress before it says
+so; a process that is killed at any moment loses nothing that was answered with 2xx, and a client
+that sends again what was not answered is recorded once: source and id of an event are its
+idempotency key.
+"""
 
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from .server import Edge
 
-from tidegate.project import Project
-from tidegate.web import WebServer
-from tidegate_bus.telemetry import Health
-
-
-async def _healthz(request: Request) -> Response:
-    return JSONResponse({"ok": True})
-
-
-class Edge:
-    """The server of a project's stack.
-
-    Args:
-        project: whose it is.
-        health: of this process.
-    """
-
-    def __init__(self, project: Project, health: Health) -> None:
-        self._health = health
-        app = Starlette(routes=[Route("/healthz", _healthz)])
-        own = project.settings.edge
-        self._server = WebServer(app, own.host, own.port, project.state.edge_url)
-
-    async def run(self) -> None:
-        """Serve until `stop`."""
-        await self._server.run()
-
-    def stop(self) -> None:
-        """Take no more requests."""
-        self._server.stop()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        pass
+__all__ = ["Edge"]

@@ -1,0 +1,167 @@
+"""A request and its answer: thinner than starlette's, and bounded in what it reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+
+from starlette.types import Receive, Scope, Send
+
+from .problems import KIND, Problem, too_large
+
+_JSON = "application/json"
+_DISCARDED = 8 * 1024 * 1024
+"""Most bytes of a body that are read only so that the client sees the answer, not a reset."""
+_WAIT = re.compile(r"wait\s*=\s*\"?([0-9]{1,9})\"?", re.IGNORECASE)
+
+
+class Gone(Exception):
+    """The client went away: there is nobody to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """What `Prefer` says (RFC 7240).
+
+    Attributes:
+        wait: seconds to wait for the outcome; None if nothing is said.
+        asynchronous: to answer as soon as the request is safe.
+    """
+
+    wait: int | None
+    asynchronous: bool
+
+
+class Exchange:
+    """A request; answer it once.
+
+    Attributes:
+        headers: names in lower case; of one that is given twice, the last.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+
+    def header(self, name: bytes) -> str | None:
+        """A header as text, byte by byte (ISO 8859-1)."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    @property
+    def certificate(self) -> str | None:
+        """Subject of the certificate that the client showed, RFC 4514."""
+        found: str | None = self.scope["state"].get("certificate")
+        return found
+
+    def parameter(self, name: str) -> str:
+        """A parameter of the path."""
+        found: str = self.scope["path_params"][name]
+        return found
+
+    def query(self, known: Iterable[str]) -> dict[str, str]:
+        """The parameters of the query.
+
+        Raises:
+            Problem: 400; one is given twice, or is not known, so that a slip is no silent change.
+        """
+        raw: bytes = self.scope["query_string"]
+        found: dict[str, str] = {}
+        try:
+            pairs = parse_qsl(
+                raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=32
+            )
+        except ValueError as error:
+            raise Problem(400, "query", "Not a query", str(error)) from None
+        for name, value in pairs:
+            if name not in known or name in found:
+                what = "is given twice" if name in found else f"is none of {', '.join(known)}"
+                raise Problem(
+                    400, "query", "Not a query", f"{name[:80]} {what}", at={"parameter": name}
+                )
+            found[name] = value
+        return found
+
+    def preference(self) -> Preference:
+        """What the client would like (RFC 7240); what is not known of it is left out."""
+        text = self.header(b"prefer") or ""
+        wait, asynchronous = None, False
+        for part in text.split(","):
+            word = part.partition(";")[0].strip()
+            if found := _WAIT.fullmatch(word):
+                wait = int(found[1])
+            elif word.lower() == "respond-async":
+                asynchronous = True
+        return Preference(wait, asynchronous)
+
+    async def body(self, limit: int) -> bytes:
+        """The body of the request.
+
+        Args:
+            limit: most bytes.
+
+        Raises:
+            Problem: 413, it is larger; 415, it is compressed: what it would grow to, nobody knows.
+            Gone: the client went away.
+        """
+        coding = (self.header(b"content-encoding") or "identity").strip().lower()
+        if coding != "identity":
+            raise Problem(
+                415,
+                "content-coding",
+                "Compressed",
+                f"{coding[:40]} is not read here; send the body as it is",
+                at={"header": "Content-Encoding"},
+                headers=(("accept-encoding", "identity"),),
+                close=True,
+            )
+        length = self.header(b"content-length")
+        if length is not None and int(length) > limit:
+            await self._discard(int(length))
+            raise too_large(f"{length} bytes", limit, close=int(length) > _DISCARDED)
+        message = await self.receive()
+        if not message.get("more_body") and message["type"] == "http.request":
+            whole: bytes = message["body"]
+            return whole
+        found = bytearray()
+        while True:
+            if message["type"] == "http.disconnect":
+                raise Gone
+            found += message["body"]
+            if len(found) > limit:
+                raise too_large(f"over {limit} bytes", limit, close=True)
+            if not message["more_body"]:
+                return bytes(found)
+            message = await self.receive()
+
+    async def left(self) -> None:
+        """Wait until the client goes away."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
+    async def _discard(self, length: int) -> None:
+        more = length <= _DISCARDED
+        while more:
+            message = await self.receive()
+            more = message["type"] == "http.request" and message["more_body"]
+
+    async def answer(
+        self,
+        status: int,
+        body: bytes = b"",
+        kind: str = _JSON,
+        headers: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        """Answer at once."""
+        found = [(b"content-type", kind.encode()), (b"content-length", b"%d" % len(body))]
+        found += [(name.encode(), value.encode("latin-1")) for name, value in headers]
+        await self.send({"type": "http.response.start", "status": status, "headers": found})
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def tell(self, problem: Problem) -> None:
+        """Answer with what is wrong."""
+        await self.answer(problem.status, problem.body(), KIND, problem.headers)

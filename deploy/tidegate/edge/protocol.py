@@ -1,0 +1,218 @@
+"""HTTP/1.1 from strangers: uvicorn's reader, with bounds on what it takes and how long.
+
+Whoever sends slowly, too much or nothing is let go. One timer a connection, which looks only when
+something would be late: a request costs no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import httptools
+from prometheus_client import Counter
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from .problems import KIND, Problem
+from .tls import subject_shown
+
+CUT = Counter("tidegate_edge_cut", "Connections that were let go, by the reason", ["why"])
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of a connection, and of all of them together. Times are seconds.
+
+    Attributes:
+        connections: at most so many; a further one is told to come later.
+        head_bytes: of the request line and all headers.
+        headers: how many.
+        head_seconds: from the first byte of a request to the end of its headers.
+        body_seconds: for the body, and one more for each `body_rate` bytes that have come.
+        body_rate: bytes.
+        idle_seconds: between two requests, and before the first.
+        write_seconds: for which a client may take nothing of what is sent to it.
+    """
+
+    connections: int = 2048
+    head_bytes: int = 32 * 1024
+    headers: int = 100
+    head_seconds: float = 10.0
+    body_seconds: float = 10.0
+    body_rate: int = 16 * 1024
+    idle_seconds: float = 75.0
+    write_seconds: float = 30.0
+
+
+class _TooMuch(Exception):
+    pass
+
+
+class EdgeProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    bounds: ClassVar[Bounds] = Bounds()
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._certificate: str | None = None
+        self._due: float | None = None
+        self._late = "idle"
+        self._timer: asyncio.TimerHandle | None = None
+        self._in_head = False
+        self._in_body = False
+        self._head_bytes = 0
+        self._unwritten: float | None = None
+
+    def connection_made(  # type: ignore[override]  # as in uvicorn
+        self, transport: asyncio.Transport
+    ) -> None:
+        """Take a connection, if there is room for it."""
+        super().connection_made(transport)
+        if len(self.connections) > self.bounds.connections:
+            detail = f"{self.bounds.connections} are open"
+            problem = Problem(503, "connections", "Too many connections", detail, retry_after=1)
+            self._refuse(problem, "connections")
+            return
+        self._certificate = subject_shown(transport)
+        self._wait("idle", self.bounds.idle_seconds)
+        self._look()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read some of a request."""
+        if self.transport.is_closing():
+            return
+        assert self.parser, "it is there as long as the connection"
+        self._unset_keepalive_if_required()
+        if not self._in_head and not self._in_body:
+            self._begin_head()
+        try:
+            self.parser.feed_data(data)
+            if self._in_head:
+                self._head_bytes += len(data)  # of which the parser keeps what is not complete
+                self._check_head()
+        except httptools.HttpParserUpgrade:
+            self.cycle.keep_alive = False  # it is answered in HTTP/1.1; what follows is not read
+        except (httptools.HttpParserError, _TooMuch) as error:
+            self._refuse(_refusal(error, self.bounds), "head" if self._in_head else "malformed")
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._begin_head()
+        self._in_body = False
+        if self._certificate is not None:
+            self.scope.setdefault("state", {})["certificate"] = self._certificate
+
+    def on_url(self, url: bytes) -> None:
+        """Take some of the request line."""
+        self._head_bytes += len(url)
+        self._check_head()
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; of what follows a body nobody takes any."""
+        self._head_bytes += len(name) + len(value)
+        self._check_head()
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Hand the request over."""
+        self._in_head, self._in_body = False, True
+        self._wait("body", self.bounds.body_seconds)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take some of the body, and give it time for some more."""
+        if self._due is not None:
+            self._due += len(body) / self.bounds.body_rate
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is here; how long the answer takes is not for the client to say."""
+        self._in_head = self._in_body = False
+        self._head_bytes = 0
+        self._due = None
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        super().on_response_complete()
+        self._unset_keepalive_if_required()  # there is one timer for all
+        if not self._in_head and not self._in_body:
+            self._wait("idle", self.bounds.idle_seconds)
+
+    def pause_writing(self) -> None:
+        """The client does not take what is sent."""
+        super().pause_writing()
+        self._unwritten = self.loop.time() + self.bounds.write_seconds
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        super().resume_writing()
+        self._unwritten = None
+
+    def _begin_head(self) -> None:
+        self._in_head = True
+        self._head_bytes = 0
+        self._wait("head", self.bounds.head_seconds)
+
+    def _check_head(self) -> None:
+        over = self._head_bytes > self.bounds.head_bytes
+        if over or (self.headers and len(self.headers) >= self.bounds.headers):
+            raise _TooMuch
+
+    def _wait(self, late: str, seconds: float) -> None:
+        self._late, self._due = late, self.loop.time() + seconds
+
+    def _look(self) -> None:
+        """Let go of who is late; come again when something else would be."""
+        now, bounds = self.loop.time(), self.bounds
+        if self._unwritten is not None and now >= self._unwritten:
+            CUT.labels("write").inc()
+            self.transport.abort()
+            return
+        # Where reading is paused it is not the client who is late.
+        if self._due is not None and now >= self._due and not self.flow.read_paused:
+            if self._late == "idle":
+                self.transport.close()
+            else:
+                detail = f"the {self._late} of the request did not come in time"
+                self._refuse(Problem(408, "too-slow", "Too slow", detail), self._late)
+            return
+        soon = min(bounds.head_seconds, bounds.body_seconds, bounds.write_seconds) / 4
+        self._timer = self.loop.call_later(soon, self._look)
+
+    def _refuse(self, problem: Problem, why: str) -> None:
+        """Say what is wrong, and close."""
+        CUT.labels(why).inc()
+        if self.cycle and not self.cycle.response_complete:  # it is None before the first
+            self.cycle.disconnected = True  # nobody else answers now
+            self.cycle.message_event.set()
+            if self.cycle.response_started:
+                self.transport.abort()
+                return
+        body = problem.body()
+        lines = [STATUS_LINE[problem.status]]
+        headers = [("content-type", KIND), ("content-length", str(len(body))), *problem.headers]
+        headers.append(("connection", "close"))
+        lines += [f"{name}: {value}\r\n".encode("latin-1") for name, value in headers]
+        self.transport.write(b"".join([*lines, b"\r\n", body]))
+        self.transport.close()
+
+
+def _refusal(error: Exception, bounds: Bounds) -> Problem:
+    """What is told of a request that cannot be read."""
+    if _TooMuch in (type(error), type(error.__context__)):
+        detail = f"at most {bounds.headers} headers, of {bounds.head_bytes} bytes in all"
+        return Problem(431, "headers", "Too many headers", detail)
+    return Problem(400, "http", "Not HTTP", "the request cannot be read as HTTP/1.1")

@@ -1,0 +1,140 @@
+"""The process of the edge: everything put together, and taken apart again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from tidegate.index import IndexKeeper, LedgerIndex
+from tidegate.project import Project, address, client_tls
+from tidegate.web import WebServer
+from tidegate_bus.bulk import Access
+from tidegate_bus.connection import connect
+from tidegate_bus.ledger import LedgerReader
+from tidegate_bus.tasks import end
+from tidegate_bus.telemetry import Health
+from tidegate_schemas.envelope import Envelope
+from tidegate_schemas.record import Receipt
+from tidegate_schemas.vocabulary import EDGE
+
+from .app import Application
+from .callers import Caller, Callers
+from .events import Events, Limits, Submission
+from .exchange import Exchange
+from .follower import Follower
+from .hooks import Hooks
+from .links import Links
+from .messages import Heard, Messages
+from .openapi import Document
+from .protocol import EdgeProtocol
+from .stream import Stream
+from .tasks import Tasks
+from .tls import server_context
+from .webhooks import Webhooks
+
+_BEAT_SECONDS = 1.0
+
+
+class Edge:
+    """The HTTP edge of a project's stack; use it in `async with`.
+
+    Args:
+        project: whose it is.
+        health: of this process.
+    """
+
+    def __init__(self, project: Project, health: Health) -> None:
+        self._project = project
+        self._health = health
+        self._stopping = asyncio.Event()
+        self._closing = contextlib.AsyncExitStack()
+        self._follower: Follower | None = None
+        self._server: WebServer | None = None
+
+    async def run(self) -> None:
+        """Serve until `stop`; then answer what is on its way."""
+        assert self._server, "used in `async with`"
+        await self._server.run()
+
+    def stop(self) -> None:
+        """Take no more requests; nobody waits on for what has not come yet."""
+        assert self._server, "used in `async with`"
+        assert self._follower, "used in `async with`"
+        self._stopping.set()
+        self._follower.wake()
+        self._server.stop()
+
+    async def __aenter__(self) -> Self:
+        project, state = self._project, self._project.state
+        async with contextlib.AsyncExitStack() as stack:
+            access = Access(address(state), EDGE, state.keyring.path(EDGE), client_tls(state))
+            connection = await connect(access.url, EDGE, access.secret, tls=access.tls)
+            await stack.enter_async_context(connection)
+            reader = LedgerReader(connection)
+            callers = Callers(project)
+            stack.push_async_callback(callers.close)
+            links = await stack.enter_async_context(Links(state))
+            self._follower = follower = Follower(reader)
+            stack.push_async_callback(follower.close)
+            keeper = stack.enter_context(
+                contextlib.closing(IndexKeeper(access, connection, state.index))
+            )
+            stack.push_async_callback(end, asyncio.create_task(keeper.run()))
+            index = stack.enter_context(contextlib.closing(LedgerIndex(state.index)))
+
+            own, heard = project.settings.edge, Heard()
+            limits = Limits(own.body_bytes, project.settings.gateway.envelope_bytes)
+            submission = Submission(links, heard)
+            messages = Messages(callers, links, reader, index, heard, state.notary)
+            tasks = Tasks(callers, submission, links, limits, follower, messages, self._stopping)
+
+            async def submit(caller: Caller, envelope: Envelope, seconds: float) -> Receipt:
+                publisher = await submission.publisher(caller.principal)
+                return await publisher.publish(envelope, timeout=seconds, when_full="raise")
+
+            hooks = Hooks(Webhooks(project, callers, submit), limits)
+            app = Application(
+                [
+                    ("POST", "/v1/events", Events(callers, submission, limits)),
+                    ("POST", "/v1/tasks/{capability}", tasks),
+                    ("POST", "/v1/webhooks/{name}", hooks),
+                    ("GET", "/v1/messages/{id:path}", messages),
+                    ("GET", "/v1/stream", Stream(callers, reader, follower, self._stopping)),
+                    ("GET", "/v1/openapi.json", Document(limits)),
+                    ("GET", "/healthz", self._healthz),
+                ]
+            )
+            self._server = WebServer(
+                app,
+                own.host,
+                own.port,
+                state.edge_url,
+                tls=server_context(project),
+                protocol=EdgeProtocol,
+            )
+            stack.push_async_callback(end, asyncio.create_task(self._beat()))
+            self._closing = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._closing.aclose()
+
+    async def _beat(self) -> None:
+        while True:
+            self._health.beat()
+            await asyncio.sleep(_BEAT_SECONDS)
+
+    async def _healthz(self, exchange: Exchange) -> None:
+        healthy, _ = self._health.report()
+        status = "stopping" if self._stopping.is_set() else "ok" if healthy else "unhealthy"
+        body = msgspec.json.encode({"status": status})
+        await exchange.answer(200 if status == "ok" else 503, body)
