@@ -20,7 +20,7 @@ import msgspec
 import structlog
 from prometheus_client import Counter
 
-from tidegate.project import Project
+from tidegate.project import Project, check_webhooks
 from tidegate_bus.identity.guarded import GuardedFile
 from tidegate_schemas.edge import WebhookSettings
 from tidegate_schemas.envelope import Envelope
@@ -120,6 +120,7 @@ class Webhooks:
         environ: where secrets may be.
 
     Raises:
+        InvalidDocument: an expression does not compile.
         InvalidInput: a secret is not there.
     """
 
@@ -131,6 +132,7 @@ class Webhooks:
         clock: Callable[[], float] = time.time,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
+        check_webhooks(project)
         self._settings = project.settings.edge.webhooks
         self._callers, self._submit = callers, submit
         self._clock = clock
