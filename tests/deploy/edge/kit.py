@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import ipaddress
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jwt
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
+from support import until
 from tidegate.identities import ensure_keys
 from tidegate.project import Project, load_project
 from tidegate.tokens import Tokens
@@ -41,6 +51,34 @@ def token_of(project: Project, principal: Principal = WEB, **fields: Any) -> str
     """The header with a new token."""
     _, text = Tokens(project.state.tokens).add(principal, now=time.time_ns(), **fields)
     return f"Bearer {text}"
+
+
+@contextlib.contextmanager
+def up(
+    folder: Path, config: pytest.Config, environment: Mapping[str, str] = MappingProxyType({})
+) -> Generator[None]:
+    """Run `tidegate up` in a project, with more in its environment; it is ready and ends well."""
+    more = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": config.cache.mkdir("bytecode")}
+    everything = {**os.environ, **{k: str(v) for k, v in more.items()}, **environment}
+    log = folder / "up.log"
+    with log.open("wb") as output:
+        command = [sys.executable, "-m", "tidegate", "up"]
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=everything,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        ready = until(lambda: "Ctrl-C stops" in log.read_text() or bool(process.poll()), seconds=60)
+        asyncio.run(ready)
+        assert process.poll() is None, log.read_text()
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0, log.read_text()
 
 
 class Provider:
@@ -139,8 +177,6 @@ class Authority:
         days: int,
         ca: bool = False,
     ) -> bytes:
-        import ipaddress
-
         now, own = datetime.now(UTC), self._key.public_key()
         identifier = x509.SubjectKeyIdentifier.from_public_key
         usage = dict.fromkeys(

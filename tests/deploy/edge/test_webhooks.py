@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import fcntl
 import hmac
 import http.client
 import json
-import signal
 import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,17 +18,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from support import until
 from tidegate.bus import Bus
 from tidegate.processes import running
 from tidegate.project import load_project
 from tidegate_schemas.record import Record
 
-from ..test_cli import Shell, bytecode
-from .kit import Authority, Provider
+from .kit import WEB, Authority, Provider, up
 
 SETTINGS = """
 project: hello
@@ -57,7 +58,9 @@ permit (principal == Agent::"outside.hooks", action in Action::"event", resource
 unless { context.to == "stripe.charge.refunded" || context.to == "shop.sold" };
 @id("shops-are-asked")
 @require_approval("1 of role operator within 1h")
-permit (principal == Agent::"outside.hooks", action in Action::"event", resource == Topic::"shop.sold");
+permit (
+  principal == Agent::"outside.hooks", action in Action::"event", resource == Topic::"shop.sold"
+);
 @id("web")
 permit (principal == Agent::"outside.web", action in Action::"event", resource);
 """
@@ -82,19 +85,14 @@ class Answer(NamedTuple):
 class Edge:
     """The edge of a stack that runs, and what calls it."""
 
-    shell: Shell
+    project: Project
     authority: Authority
     provider: Provider
     context: ssl.SSLContext
 
-    @property
-    def folder(self) -> Path:
-        """Of the project."""
-        return self.shell.folder
-
     def connection(self, context: ssl.SSLContext | None = None) -> http.client.HTTPSConnection:
         """A connection to it."""
-        url = (self.folder / ".tidegate" / "edge.url").read_text().strip()
+        url = self.project.state.edge_url.read_text().strip()
         host = url.removeprefix("https://")
         return http.client.HTTPSConnection(host, timeout=30, context=context or self.context)
 
@@ -118,8 +116,8 @@ class Edge:
 
     def counted(self, source: str, outcome: str) -> float:
         """How many webhooks had this outcome, as the edge says to whoever scrapes it."""
-        state = load_project(self.folder).state
-        port = next(info.telemetry for info in running(state) if info.name == "edge")
+        found = running(self.project.state)
+        port = next(info.telemetry for info in found if info.name == "edge")
         link = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         link.request("GET", "/metrics")
         text = link.getresponse().read().decode()
@@ -134,7 +132,7 @@ class Edge:
 
     def logged(self, source: str) -> list[dict[str, Any]]:
         """Lines of its log about a source."""
-        text = (self.folder / ".tidegate" / "logs" / "edge.log").read_text()
+        text = (self.project.state.logs / "edge.log").read_text()
         lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
         return [line for line in lines if line.get("source") == source]
 
@@ -142,7 +140,7 @@ class Edge:
         """The whole ledger."""
 
         async def read() -> list[Record]:
-            async with await Bus.of_project("tidegate.operator", self.folder) as bus:
+            async with await Bus.of_project("tidegate.operator", self.project.root) as bus:
                 return [record async for record in bus.records()]
 
         return asyncio.run(read())
@@ -152,9 +150,8 @@ class Edge:
 def edge(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Edge]:
     """An edge that runs."""
     folder = tmp_path_factory.mktemp("edge")
-    outside = Shell(folder, bytecode(pytestconfig))
-    assert outside("init", "hello").status == 0
-    shell, root = outside.there(folder / "hello"), folder / "hello"
+    init(folder / "hello")
+    root = folder / "hello"
     (root / "agents" / "greeter.yaml").unlink()
     (root / "blueprints" / "greet-visitor.yaml").unlink()
     provider, authority = Provider(), Authority(root)
@@ -164,16 +161,12 @@ def edge(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) 
         file.write(POLICY)
     (root / "github.secret").touch(0o600)
     (root / "github.secret").write_bytes(GITHUB + b"\nnew-secret\n")
-    for name, secret in (("STRIPE", STRIPE), ("SLACK", SLACK), ("SHOP", SHOP)):
-        shell.environment[f"{name}_SECRET"] = secret.decode()
+    secrets = {"STRIPE": STRIPE, "SLACK": SLACK, "SHOP": SHOP}
+    environment = {f"{name}_SECRET": secret.decode() for name, secret in secrets.items()}
     context = ssl.create_default_context(cafile=authority.path)
-    process = shell.up(folder / "up.log")
-    try:
-        yield Edge(shell, authority, provider, context)
-    finally:
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0, (folder / "up.log").read_text()
-        provider.close()
+    with up(root, pytestconfig, environment):
+        yield Edge(load_project(root), authority, provider, context)
+    provider.close()
 
 
 def github(body: bytes, delivery: str, event: str = "push", key: bytes = GITHUB) -> dict[str, str]:
@@ -283,8 +276,6 @@ def test_what_policy_denies_is_told_and_seen(edge: Edge) -> None:
 def test_what_waits_for_an_approval_is_taken(edge: Edge) -> None:
     """202: the sender need not come again. Its rule is all in the settings."""
     body = b'{"order": "o-1", "what": "sold", "total": 5, "card": "4111"}'
-    import base64
-
     signature = base64.b64encode(hmac.digest(SHOP, body, "sha512")).decode()
     answer = edge.post("/v1/webhooks/shop", {"X-Shop-Signature": signature}, body)
 
@@ -321,7 +312,10 @@ def test_what_makes_no_event_is_told_where(edge: Edge) -> None:
 def test_a_principal_that_was_revoked_submits_nothing(edge: Edge) -> None:
     """Nor does the webhook that stood for it: 403, and it shows."""
     assert edge.post("/v1/webhooks/gone", github(PUSH, "g"), PUSH).status == 403  # by policy
-    assert edge.shell("identity", "revoke", "outside.gone").status == 0
+    with edge.project.state.register.edit() as entries:
+        entries["outside.gone"] = msgspec.structs.replace(
+            entries["outside.gone"], revoked=rfc3339(time.time_ns())
+        )
     answer = edge.post("/v1/webhooks/gone", github(PUSH, "h"), PUSH)
 
     assert answer.status == 403
@@ -343,11 +337,12 @@ def event(edge: Edge, headers: dict[str, str], context: ssl.SSLContext | None = 
 
 def test_each_way_in_is_a_principal(edge: Edge) -> None:
     """A token, a certificate and an OpenID token: the record says who it was."""
-    made = edge.shell("token", "add", "outside.web", "--rate", "2/1h").out.strip()
+    tokens = Tokens(edge.project.state.tokens)
+    token, text = tokens.add(WEB, now=time.time_ns(), rate="2/1h")
     shown = ssl.create_default_context(cafile=edge.authority.path)
     shown.load_cert_chain(*edge.authority.make("CN=shop,O=Example", "client"))
     ways: list[tuple[dict[str, str], ssl.SSLContext | None]] = [
-        ({"Authorization": f"Bearer {made}"}, None),
+        ({"Authorization": f"Bearer {text}"}, None),
         ({}, shown),
         ({"Authorization": f"Bearer {edge.provider.token()}"}, None),
     ]
@@ -359,7 +354,7 @@ def test_each_way_in_is_a_principal(edge: Edge) -> None:
     assert event(edge, *ways[0]).status == 200
     limited = event(edge, *ways[0])
     assert (limited.status, limited.kind) == (429, "application/problem+json")
-    assert edge.shell("token", "revoke", made[3:15]).status == 0
+    tokens.revoke(token.id)
     assert event(edge, *ways[0]).status == 401
 
 
@@ -380,15 +375,11 @@ def test_whoever_shows_nothing_good_is_told_what_to_show(edge: Edge) -> None:
 @pytest.fixture(scope="module")
 def payloads(pytestconfig: pytest.Config, edge: Edge) -> list[tuple[str, bytes]]:
     """Event and body of every example of the npm package, installed once."""
-    import fcntl
-
     folder = Path(pytestconfig.cache.mkdir("npm-webhooks"))
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         package = folder / "node_modules" / EXAMPLES
         if not package.exists():
-            import subprocess
-
             command = ["npm", "install", "--prefix", str(folder), "--ignore-scripts", "--no-audit"]
             subprocess.run([*command, "--no-fund", EXAMPLES], check=True, capture_output=True)
     return [
