@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ _STEP_SECONDS = 0.2
 """Between two looks at a ledger that grows; each takes all that is new."""
 _LOOK_SECONDS = 1.0
 _HEALTH_SECONDS = 2.0
+_UNTIL_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,12 @@ class Follower:
     def seen(self, sender: str) -> tuple[int, int] | None:
         """Sequence and time (ns since 1970) of the last record of a sender."""
         return self._flow.seen.get(sender)
+
+    async def until(self, seq: int) -> None:
+        """Wait until a record is in the figures, but not for long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_UNTIL_SECONDS), self.looked:
+                await self.looked.wait_for(lambda: self.sample.seq >= seq)
 
     async def run(self) -> None:
         """Follow for ever."""

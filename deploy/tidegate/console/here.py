@@ -222,11 +222,13 @@ async def perform(
         title: what it is, in a few words.
         work: does it, and gives the receipt of its last message.
     """
-    principal = session_of(request).principal
+    here, principal = console_of(request), session_of(request).principal
     try:
-        return of_receipt(title, await work(await console_of(request).bus_of(principal)))
+        receipt = await work(await here.bus_of(principal))
     except TidegateError as error:
         return of_error(title, principal, error)
+    await here.follower.until(receipt.seq)  # so that the next page knows of it
+    return of_receipt(title, receipt)
 
 
 def tell(session: Session, outcome: Outcome, there: str) -> RedirectResponse:

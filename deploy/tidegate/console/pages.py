@@ -13,7 +13,7 @@ import jinja2
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from .words import FILTERS, confirm_path
+from .words import FILTERS
 
 FOLDER = Path(__file__).parent
 STATIC = FOLDER / "static"
@@ -102,7 +102,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters |= FILTERS
-    made.globals.update(static=_static, confirm_path=confirm_path)
+    made.globals["static"] = _static
     return made
 
 

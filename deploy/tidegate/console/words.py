@@ -72,6 +72,7 @@ def confirm_path(command: str, target: str, back: str) -> str:
 FILTERS: Mapping[str, Callable[..., Any]] = {
     "ago": ago,
     "clock": clock,
+    "confirm_path": confirm_path,
     "length_of_time": length,
     "milliseconds": milliseconds,
     "moment": moment,
