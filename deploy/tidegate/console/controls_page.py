@@ -34,6 +34,7 @@ from .security import own_path
 from .session import session_of
 
 _MAX_REASON = 500
+_NAMES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,9 @@ def preview(state: State, found: Iterable[Feed], word: Word, target: Target) -> 
         other = stops(after, feed.principal)
         agents.append((feed, str(other[1]) if other and other[1] != target else ""))
     meant = unknown(state, target)
-    hint = "" if meant is None else f"The ledger knows nothing of {target}. {meant}".strip()
+    hint = ""
+    if meant is not None:
+        hint = f"The ledger knows nothing of {target}. {meant[:1].upper()}{meant[1:]}".strip()
     return Preview(word, target, fault, hint, delivered, tuple(agents), releases)
 
 
@@ -224,13 +227,18 @@ async def _followed(request: Request, outcome: Outcome, target: Target) -> Outco
         found = await until_aligned(here.ledger, here.registrar, target, outcome.seq)
     except TidegateError as error:
         return outcome.with_words(f"{error}.")
-    still = sum(feed.paused for feed in found)
     words = [outcome.says]
-    if found:
-        words.append(f"{still} of {len(found)} agents it is about get nothing now.")
+    for paused, says in ((True, "Nothing is delivered to"), (False, "Deliveries go to")):
+        if names := [str(feed.principal) for feed in found if feed.paused is paused]:
+            words.append(f"{says} {_some(names)} now.")
     if go_on:
-        words.append(f"{go_on} messages go on.")
+        words.append(f"{go_on} {'message goes' if go_on == 1 else 'messages go'} on.")
     return outcome.with_words(" ".join(filter(None, words)))
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:_NAMES])
+    return f"{shown} and {len(names) - _NAMES} more" if len(names) > _NAMES else shown
 
 
 routes = [

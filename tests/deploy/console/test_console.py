@@ -236,7 +236,7 @@ async def test_an_action_is_a_record_of_the_person_who_took_it(here: Ground) -> 
 
         assert "front-desk.greeter deliveries nothing 0 0" in preview
         assert (verdict, "By ann-governs." in words) == ("allow", True)
-        assert "1 of 1 agents it is about get nothing now." in words
+        assert "Nothing is delivered to front-desk.greeter now." in words
         assert (made.by, made.to) == (str(ANN), CONTROL_PAUSE)
         message = made.message()
         assert message
