@@ -62,7 +62,7 @@ def _part(name: str, found: list[Process]) -> Part:
     if ill:
         return Part(name, "ill", _trouble(ill[0]), len(found))
     beat = max(float(process.vital.facts.get("beat_seconds", 0)) for process in found)
-    return Part(name, "well", f"beat {beat:.1f} s ago", len(found))
+    return Part(name, "well", f"beat {beat:.1f} s", len(found))
 
 
 def _trouble(process: Process) -> str:
