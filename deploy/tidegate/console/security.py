@@ -200,7 +200,10 @@ class Guard:
 
     def _known(self, host: str) -> bool:
         try:
-            name = urlsplit(f"//{host}").hostname or ""
+            parts = urlsplit(f"//{host}")
+            name = parts.hostname or ""
+            if parts.netloc != host or "@" in host:
+                return False
             if name in self._names:
                 return True
             ipaddress.ip_address(name)  # is no name that anybody could lead elsewhere
