@@ -131,7 +131,7 @@ def _sentence(record: Record, message: Envelope, steps: dict[str, str]) -> str:
 
 
 def _what(record: Record, message: Envelope, steps: dict[str, str]) -> str:
-    data = _brief(message)
+    data = brief(message)
     match record.kind:
         case Kind.EVENT if record.to == RUN_FINISHED and record.by == str(COORDINATOR):
             return f"{record.by} ends run {message.runid}{_end(message)}"
@@ -159,7 +159,7 @@ def _end(message: Envelope) -> str:
     try:
         end = message.payload(_RunEnd)
     except InvalidEnvelope:
-        return f": {_brief(message)}"
+        return f": {brief(message)}"
     what = end.error or f"output {_flat(end.output)}"
     return f" of {end.blueprint}: {end.status}, {_cut(what, _MOST)}"
 
@@ -169,7 +169,7 @@ def _why(message: Envelope) -> str:
     try:
         letter = message.payload(_DeadLetter)
     except InvalidEnvelope:
-        return f": {_brief(message)}"
+        return f": {brief(message)}"
     after = f" after {letter.attempts} attempts" if letter.attempts > 1 else ""
     return f"{after}: {_cut(letter.error, _MOST)}"
 
@@ -200,7 +200,7 @@ def _of(message: Envelope, steps: dict[str, str]) -> str:
     return f" step {step}" if step else ""
 
 
-def _brief(message: Envelope) -> str:
+def brief(message: Envelope) -> str:
     """The data in one line."""
     if message.dataenc is not None:
         return "(sealed personal data)"

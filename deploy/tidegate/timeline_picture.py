@@ -141,7 +141,7 @@ class Picture:
             f'<svg class="{name}" viewBox="{box}" width="{width:.0f}" height="{self._height:.0f}"'
         )
         inside = "\n".join(parts)
-        return f'{head} role="img" aria-label="{name}">\n{inside}\n</svg>'
+        return f'{head} role="group" aria-label="{name}">\n{inside}\n</svg>'
 
     def _scale(self) -> tuple[dict[int, float], list[tuple[float, int]]]:
         """Where each record is from left to right; and where waits are cut, with their length."""

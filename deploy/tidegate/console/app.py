@@ -15,7 +15,16 @@ from starlette.types import Scope
 
 from tidegate_schemas.errors import InvalidInput, TidegateError, Unavailable
 
-from . import agents_page, controls_page, flow_page, login, policies_page
+from . import (
+    agents_page,
+    approvals_page,
+    controls_page,
+    flow_page,
+    ledger_page,
+    login,
+    policies_page,
+    runs_page,
+)
 from .here import Here
 from .pages import STATIC, error_page
 from .security import Guard
@@ -41,6 +50,9 @@ def application(here: Here) -> Guard:
             *agents_page.routes,
             *controls_page.routes,
             *policies_page.routes,
+            *ledger_page.routes,
+            *runs_page.routes,
+            *approvals_page.routes,
         ],
         exception_handlers={
             HTTPException: _http_error,

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
+from tidegate.timeline_picture import printable
 from tidegate_schemas.clock import parse_rfc3339
 
 _SECOND = 1_000_000_000
@@ -77,6 +78,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "milliseconds": milliseconds,
     "moment": moment,
     "number": number,
+    "printable": printable,
     "short": short,
 }
 """By the names under which templates call them."""
