@@ -32,15 +32,17 @@ class Box:
     y: float
 
 
-def looks(state: StepState) -> tuple[str, str]:
-    """How a step looks, and how far it is, in words."""
+def looks(run: Run, state: StepState) -> tuple[str, str]:
+    """How a step of a run looks, and how far it is, in words."""
     units, status = state.units, state.status
     done = sum(unit.phase == "done" for unit in units)
-    of = f" {done} of {len(units)}" if len(units) > 1 else ""
+    of = f", {done} of {len(units)} done" if len(units) > 1 and status != "succeeded" else ""
+    if run.status != "running" and status in ("waiting", "running"):
+        return "missed", f"{'not reached' if status == 'waiting' else 'left'}{of}"
     again = max((unit.attempt for unit in units), default=1)
     attempt = f", attempt {again}" if again > 1 else ""
     if status == "running" and any(unit.phase == "held" for unit in units):
-        return "hold", f"held at the gateway{of}"
+        return "hold", f"held{of}"
     return status, f"{status}{of}{attempt}"
 
 
@@ -76,7 +78,7 @@ def boxes(run: Run) -> dict[str, Box]:
         top = (tallest - len(layer)) * (_HEIGHT + _BELOW) / 2
         for row, name in enumerate(layer):
             x, y = column * (_WIDTH + _BESIDE), top + row * (_HEIGHT + _BELOW)
-            look, words = ("sealed", "sealed") if run.sealed else looks(run.steps[name])
+            look, words = ("sealed", "sealed") if run.sealed else looks(run, run.steps[name])
             placed[name] = Box(name, steps[name].task, look, words, x + _EDGE, y + _EDGE)
     return placed
 

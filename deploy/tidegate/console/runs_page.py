@@ -74,7 +74,7 @@ def steps(run: Run) -> list[Shown]:
     found: list[Shown] = []
     for name, step in run.blueprint.steps.items():
         state = run.steps[name]
-        look, words = looks(state)
+        look, words = looks(run, state)
         found.append(
             Shown(
                 name,

@@ -280,7 +280,7 @@ def evil(**changed: Any) -> Envelope:
 
 
 async def test_nothing_that_a_message_says_is_run(shop: Shop) -> None:
-    """A script in every field of an envelope stands in the pages as text; nothing was even tried."""
+    """A script in every field of an envelope stands in the pages as text; none is even tried."""
     plain = await shop.client.publish(evil())
     await shop.client.publish(evil(id="other", source=f"second {EVIL}", correlationid="other"))
     asked = await shop.client.publish(
