@@ -107,9 +107,10 @@ class Visitor:
         await self.page.get_by_role("button", name="Log in").click()
         await self.page.get_by_role("button", name="Log out").wait_for()
 
-    async def shoot(self, folder: Path, name: str) -> None:
-        """Keep a picture of the page in both widths."""
-        for word, width in WIDTHS.items():
+    async def shoot(self, folder: Path, name: str, *widths: str) -> None:
+        """Keep a picture of the page, in both widths if none is said."""
+        for word in widths or WIDTHS:
+            width = WIDTHS[word]
             await self.page.set_viewport_size({"width": width, "height": _HEIGHT})
             await self.page.screenshot(path=folder / f"{name}-{word}.png", full_page=True)
         await self.page.set_viewport_size({"width": WIDTHS["wide"], "height": _HEIGHT})

@@ -269,11 +269,11 @@ async def test_a_run_is_cancelled_after_a_confirmation(shop: Shop) -> None:
 
 def evil(**changed: Any) -> Envelope:
     """An envelope with something evil in every field that takes it."""
-    fields: dict[str, Any] = dict.fromkeys(
-        ("id", "source", "subject", "datacontenttype", "dataschema", "correlationid", "runid")
-        + ("causationid", "stepid", "blueprint", "traceparent", "tracestate"),
-        EVIL,
+    names = (
+        *("id", "source", "subject", "datacontenttype", "dataschema", "correlationid", "runid"),
+        *("causationid", "stepid", "blueprint", "traceparent", "tracestate"),
     )
+    fields: dict[str, Any] = dict.fromkeys(names, EVIL)
     fields |= {"time": "2026-01-31T12:00:00Z", "attempt": 1, "kind": "event", "to": "thing.done"}
     data = {EVIL: [EVIL, {"deep": EVIL}], "bidi": "\u202eevil\u0007"}
     return Envelope.new(EVIL, data, **(fields | changed))
@@ -370,6 +370,9 @@ async def test_pages_have_no_barriers(shop: Shop, axe_source: str) -> None:
             "record-hold": f"/ledger/{held}",
             "story": f"/ledger/story?of={correlation}",
             "runs-page": "/runs",
+            "agents": "/agents",
+            "policies": "/policies",
+            "controls": "/controls",
             "run": run,
             "run-cancel-page": f"{run}/cancel",
             "approvals": "/approvals",
@@ -379,7 +382,7 @@ async def test_pages_have_no_barriers(shop: Shop, axe_source: str) -> None:
         for name, path in paths.items():
             await person.go(path)
             assert await person.barriers(axe_source) == [], (word, path)
-            await person.shoot(shop.screens, f"{name}-{word}")
+            await person.shoot(shop.screens, f"{name}-{word}", *(("wide",) if dark else ()))
             assert await person.overflow() == 0, (word, path)
         await person.context.close()
 
