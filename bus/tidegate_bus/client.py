@@ -155,7 +155,7 @@ class NatsClient(Client):
                     await self._end_reconnecting()
                     await super()._close(status, do_cbs)
                     break
-                except (OSError, asyncio.CancelledError):
+                except (OSError, RuntimeError, asyncio.CancelledError):  # Runtime…: uvloop, closed
                     self._pending.clear()
                     self._pending_data_size = 0
                     self._stream.abort()

@@ -40,6 +40,9 @@ from .project import Project, State, address, check_blueprints, client_tls
 if TYPE_CHECKING:
     from tidegate_schemas.manifest import Manifest
 
+    from .source.feed import Source
+    from .source.pump import Outcome
+
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.process")
 
 CANNOT_START = 2
@@ -211,6 +214,32 @@ async def console(project: Project) -> None:
     async with Console(project, health) as console:
         with telemetry(project.state, "console", health):
             await _until_signal(console.run(), asyncio.sleep(0), drain=console.stop)
+
+
+async def source(
+    state: State,
+    principal: Principal,
+    name: str,
+    made: Source[Any],
+    on_outcome: Callable[[Outcome[Any]], None],
+) -> None:
+    """The process of a source of events.
+
+    Args:
+        state: of a stack that need not run yet.
+        principal: who publishes.
+        name: of the process.
+        made: the source.
+        on_outcome: told what became of each event.
+    """
+    from .source.feed import Feed
+    from .source.sender import Sender
+
+    health = Health()
+    async with Sender(state, principal, health) as sender:
+        feed = Feed(made, sender.publish, health, on_outcome)
+        with telemetry(state, name, health):
+            await _until_signal(feed.run(), asyncio.sleep(0), drain=feed.stop)
 
 
 async def worker(project: Project, reference: str) -> None:

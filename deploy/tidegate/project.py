@@ -149,6 +149,11 @@ class State:
         return self.evidence / "notary"
 
     @property
+    def sources(self) -> Path:
+        """How far each source of events got, a file each."""
+        return self.folder / "sources"
+
+    @property
     def tls(self) -> Path:
         """Certificates, if the project does not name another folder."""
         return self.folder / "tls"

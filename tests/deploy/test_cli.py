@@ -22,6 +22,10 @@ from .test_cli_alone import Done, Program
 class Shell:
     """Runs the program as its users do, in a folder."""
 
+    program = (sys.executable, "-m", "tidegate")
+
+    program = (sys.executable, "-m", "tidegate")
+
     def __init__(self, folder: Path, bytecode: Path) -> None:
         self.folder = folder
         self._bytecode = bytecode
@@ -35,7 +39,7 @@ class Shell:
     def __call__(self, *arguments: str, given: bytes = b"") -> Done:
         """Run `tidegate` to its end."""
         done = subprocess.run(
-            [sys.executable, "-m", "tidegate", *arguments],
+            [*self.program, *arguments],
             cwd=self.folder,
             env=self.environment,
             input=given,
@@ -54,7 +58,7 @@ class Shell:
         """Begin to run `tidegate`; all that it says goes to the log."""
         with log.open("wb") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "tidegate", *arguments],
+                [*self.program, *arguments],
                 cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,

@@ -33,6 +33,7 @@ _COMMANDS = {
     "init": "init",
     "up": "up",
     "publish": "publish",
+    "source": "source",
     "run": "runs",
     "control": "control",
     "approvals": "approvals",

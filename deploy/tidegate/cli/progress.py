@@ -11,8 +11,11 @@ from .console import err
 
 
 @contextlib.contextmanager
-def progress(name: str, total: int, *, hidden: bool) -> Generator[Callable[[int], None]]:
-    """A bar on the terminal; gives what to call with the number of records that are done."""
+def progress(name: str, total: int | None, *, hidden: bool) -> Generator[Callable[[int], None]]:
+    """A bar on the terminal; gives what to call with the number of records that are done.
+
+    Without `total` it shows only that, and that something is being done.
+    """
     with Progress(
         TextColumn(name),
         BarColumn(),

@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 from tidegate.bus import Bus
+from tidegate.source.shape import Shape
 from tidegate_bus.broker.accounts import MAX_PAYLOAD
 from tidegate_schemas.envelope import Envelope, decode, encode
 from tidegate_schemas.errors import InvalidEnvelope, InvalidInput
@@ -43,11 +44,30 @@ AboutOption = Annotated[
 
 def publish(
     type: Annotated[
-        str | None, typer.Argument(help="What happened or is asked, e.g. order.created.")
+        str | None,
+        typer.Argument(
+            help="What happened or is asked, e.g. order.created. Alone, - stands for many: each "
+            "line of standard input is a CloudEvent."
+        ),
     ] = None,
     data: Annotated[
         str, typer.Argument(help="JSON; @FILE reads a file, - reads standard input.")
     ] = "null",
+    lines: Annotated[
+        bool,
+        typer.Option(
+            "--lines",
+            help="Many messages: each line of standard input (or @FILE) is the data of one.",
+        ),
+    ] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With lines: keep in FILE how far it got. Given the same input again after it was "
+            "stopped, it goes on there, without loss and without repeating any.",
+        ),
+    ] = None,
     envelope: Annotated[
         str | None,
         typer.Option(help="Publish a whole CloudEvent from this file (- for standard input)."),
@@ -74,10 +94,36 @@ def publish(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Publish one message and wait for the verdict.
+    """Publish one message and wait for the verdict, or many, one a line.
 
     Exit status 3 when it is refused; then the policy that decided is named.
+
+    Of many, some are on their way at once, and no more is read than the bus takes. What is wrong
+    with a line, or refused, is said with its number and stops no other; then the exit status is 2
+    or 3 at the end. With --json each line has its outcome, as one line of JSON.
     """
+    attributes: dict[str, Any] = {"kind": kind, "to": to, "correlationid": correlation}
+    attributes |= personal(about)
+    if lines or type == "-":
+        if envelope is not None or id is not None or type is None:
+            raise InvalidInput("lines have no --envelope and no --id; give --lines a TYPE")
+        if not lines and (data != "null" or any(attributes.values())):
+            raise InvalidInput("with -, each line says by itself what it is; or use TYPE --lines")
+        from .lines import publish_lines
+
+        publish_lines(
+            "-" if data == "null" else data,
+            Shape(type, source, attributes) if lines else None,
+            resume,
+            principal,
+            timeout,
+            project,
+            state,
+            as_json,
+        )
+        return
+    if resume is not None:
+        raise InvalidInput("--resume is for many messages, with - or --lines")
     if (type is None) == (envelope is None):
         raise InvalidInput("give either a TYPE or --envelope FILE; see tidegate publish --help")
     if envelope is not None:
@@ -89,8 +135,6 @@ def publish(
             raise InvalidInput(f"{name}: {error}") from None
     else:
         assert type is not None
-        attributes: dict[str, Any] = {"kind": kind, "to": to, "correlationid": correlation}
-        attributes |= personal(about)
         raw = msgspec.Raw(json_argument(data, "data"))
         message = Envelope.new(type, raw, id=id, source=source, **attributes)
     if (size := len(encode(message))) > MAX_PAYLOAD:
