@@ -11,20 +11,19 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support import ADMIN, AGENT, CAPABILITY, OTHER, PUBLISHER, TOPIC, Broker, until
+from support.npm import INSTALL_SECONDS, install
 from tidegate_bus.broker.topology import Subscription
 from tidegate_bus.identity.keyring import Keyring
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.subjects import Verdict
 
 SOURCES = Path(__file__).parent / "node"
-INSTALL_SECONDS = 120
 SCRIPT_SECONDS = 60
 
 pytestmark = [
@@ -36,23 +35,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the scripts and, exactly as locked, the package that they use."""
-    folder = tmp_path_factory.mktemp("node") / "client"
-    shutil.copytree(SOURCES, folder, ignore=shutil.ignore_patterns("node_modules"))
-    done = subprocess.run(
-        ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"],
-        cwd=folder,
-        # One of the packages asks for a later Node than it needs.
-        env={
-            **os.environ,
-            "npm_config_update_notifier": "false",
-            "npm_config_engine_strict": "false",
-        },
-        capture_output=True,
-        text=True,
-        timeout=INSTALL_SECONDS,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
+    return install(SOURCES, tmp_path_factory.mktemp("node") / "client")
 
 
 async def script(
