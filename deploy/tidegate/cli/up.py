@@ -32,7 +32,8 @@ def up(
 ) -> None:
     """Run the project here.
 
-    Broker, gateway, coordinator and agents, each a process. Ctrl-C drains: agents finish what they
+    Broker, gateway, notary, coordinator, agents, HTTP edge and console, each a process; `tidegate
+    token add` lets somebody in over HTTP. Ctrl-C drains: agents finish what they
     are working on, within the time their manifests allow. Ctrl-C once more makes them give it back.
     """
     run(_up(open_project(project, state), quiet))
@@ -58,15 +59,15 @@ async def _up(project: Project, quiet: bool) -> None:
     stack = await starting
     try:
         seconds = loop.time() - began
-        err.print(
-            f"[green]ready[/green] in {seconds:.1f} s at {stack.server.url}, "
-            f"{len(project.manifests)} agents; Ctrl-C stops"
-        )
         for name, path in (
             ("edge", project.state.edge_url),
             ("console", project.state.console_url),
         ):
             err.print(f"{name:<7} {path.read_text('utf-8').strip()}", highlight=False)
+        err.print(
+            f"[green]ready[/green] in {seconds:.1f} s at {stack.server.url}, "
+            f"{len(project.manifests)} agents; Ctrl-C stops"
+        )
         while not stop.is_set():
             stack.check()
             try:
