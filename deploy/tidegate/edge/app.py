@@ -1,18 +1,18 @@
 """The application: which request goes where, and what becomes of errors.
 
-No layer of middleware: a route is an endpoint that is given an `Exchange`, and whatever it raises
-becomes a problem document here.
+No layer of middleware: a handler is given an `Exchange`, and whatever it raises becomes a problem
+document here.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import structlog
 from prometheus_client import Counter, Gauge
-from starlette.exceptions import HTTPException
-from starlette.routing import Route, Router
+from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
 from tidegate_schemas.errors import LedgerError, TidegateError
@@ -30,78 +30,87 @@ IN_FLIGHT = Gauge("tidegate_edge_in_flight", "Requests that are not answered yet
 Handler = Callable[[Exchange], Awaitable[None]]
 
 _NOWHERE = "-"
+_GONE = 499
+"""Counted where nobody was there any more to be told."""
 
 
-class Endpoint:
-    """A handler as starlette wants it; a class, or it would be wrapped once more."""
+class Route:
+    """A path and what may be done with it."""
 
-    def __init__(self, path: str, handler: Handler) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
-        self._handler = handler
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
-        await self._handler(Exchange(scope, receive, send))
+        self.handlers: dict[str, Handler] = {}
+        self.pattern: re.Pattern[str] = compile_path(path)[0]
 
 
 class Application:
     """An ASGI application.
 
     Args:
-        routes: method, path and handler of each.
+        routes: method, path (as of starlette) and handler of each; a GET is a HEAD too.
     """
 
     def __init__(self, routes: Iterable[tuple[str, str, Handler]]) -> None:
-        self._router = Router(
-            [Route(path, Endpoint(path, run), methods=[method]) for method, path, run in routes],
-            redirect_slashes=False,
-            default=_nowhere,
-        )
+        self._routes: dict[str, Route] = {}
         self._counted: dict[tuple[str, int], Any] = {}
+        self._in_flight = 0
+        IN_FLIGHT.set_function(lambda: self._in_flight)
+        for method, path, handler in routes:
+            handlers = self._routes.setdefault(path, Route(path)).handlers
+            handlers[method] = handler
+            if method == "GET":
+                handlers["HEAD"] = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        status = 499  # nobody was there to be told
-
-        async def told(message: Any) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        scope["app"] = self  # so starlette raises where there is no such method
-        IN_FLIGHT.inc()
+        exchange, path = Exchange(scope, receive, send), _NOWHERE
+        self._in_flight += 1
         try:
-            await self._router(scope, receive, told)
+            route = self._route(exchange)
+            path = route.path
+            handler = route.handlers.get(scope["method"])
+            if handler is None:
+                raise _no_method(scope["method"], route)
+            await handler(exchange)
         except Gone:
             pass
         except Exception as error:
-            if status != 499:
+            if exchange.status is not None:
                 _log.error("broke off", path=scope["path"], exc_info=error)
                 raise
-            await Exchange(scope, receive, told).tell(_problem(error, scope))
+            await exchange.tell(_problem(error, scope))
         finally:
-            IN_FLIGHT.dec()
-            self._count(scope, status)
+            self._in_flight -= 1
+            self._count(path, exchange.status or _GONE)
 
-    def _count(self, scope: Scope, status: int) -> None:
-        endpoint = scope.get("endpoint")
-        path = endpoint.path if isinstance(endpoint, Endpoint) else _NOWHERE
+    def _route(self, exchange: Exchange) -> Route:
+        path: str = exchange.scope["path"]
+        if found := self._routes.get(path):  # a path without parameters is its own pattern
+            return found
+        for route in self._routes.values():
+            if match := route.pattern.match(path):
+                exchange.parameters = match.groupdict()
+                return route
+        detail = "GET /v1/openapi.json tells what there is"
+        raise Problem(404, "nowhere", "Nothing here", detail)
+
+    def _count(self, path: str, status: int) -> None:
         found = self._counted.get((path, status))
         if found is None:
             found = self._counted[path, status] = REQUESTS.labels(path, status)
         found.inc()
 
 
+def _no_method(method: str, route: Route) -> Problem:
+    allowed = ", ".join(route.handlers)
+    detail = f"{method} is not; {allowed} is"
+    return Problem(405, "method", "Method not allowed", detail, headers=(("allow", allowed),))
+
+
 def _problem(error: Exception, scope: Scope) -> Problem:
     match error:
         case Problem():
             return error
-        case HTTPException(status_code=405):
-            allowed = (error.headers or {}).get("Allow", "")
-            detail = f"{scope['method']} is not; {allowed} is"
-            headers = (("allow", allowed),)
-            return Problem(405, "method", "Method not allowed", detail, headers=headers)
         case LedgerError():
             _log.error("the ledger is not as it should be", error=str(error))
             return problem_of(error)
@@ -110,8 +119,3 @@ def _problem(error: Exception, scope: Scope) -> Problem:
         case _:
             _log.error("failed", path=scope["path"], exc_info=error)
             return Problem(500, "failed", "A fault of the edge", "it is in the log")
-
-
-async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
-    detail = "GET /v1/openapi.json tells what there is"
-    raise Problem(404, "nowhere", "Nothing here", detail)

@@ -25,6 +25,7 @@ from .problems import problem_of, unfit
 Wait = Literal["verdict", "accepted"]
 
 _WAITS: dict[str, Wait] = {"verdict": "verdict", "accepted": "accepted"}
+_QUERIES: dict[bytes, Wait] = {b"wait=verdict": "verdict", b"wait=accepted": "accepted"}
 _VERDICT_SECONDS = 10.0
 _ACCEPT_SECONDS = 5.0
 _AT_ONCE = 256
@@ -185,7 +186,10 @@ def wait_of(exchange: Exchange) -> Wait:
     Raises:
         Problem: it says something else.
     """
-    if exchange.scope["query_string"]:
+    query = exchange.scope["query_string"]
+    if query in _QUERIES:  # as most do it
+        return _QUERIES[query]
+    if query:
         asked = exchange.query(("wait",)).get("wait", "verdict")
         if asked not in _WAITS:
             detail = f"wait={asked[:40]}; it is verdict or accepted"

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
 from .problems import KIND, Problem, too_large
+
+REPLY = "tidegate.reply"
+"""Where in the state of a scope the protocol offers to send an answer as a whole."""
+Reply = Callable[[int, list[tuple[bytes, bytes]], bytes], bool]
+"""Sends status, headers and body at once; False if that cannot be, and nothing was sent."""
 
 _JSON = "application/json"
 _DISCARDED = 8 * 1024 * 1024
@@ -39,6 +44,8 @@ class Exchange:
 
     Attributes:
         headers: names in lower case; of one that is given twice, the last.
+        parameters: of the path.
+        status: of the answer, once it has begun.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,6 +53,8 @@ class Exchange:
         self.receive = receive
         self.send = send
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.parameters: dict[str, str] = {}
+        self.status: int | None = None
 
     def header(self, name: bytes) -> str | None:
         """A header as text, byte by byte (ISO 8859-1)."""
@@ -56,11 +65,6 @@ class Exchange:
     def certificate(self) -> str | None:
         """Subject of the certificate that the client showed, RFC 4514."""
         found: str | None = self.scope["state"].get("certificate")
-        return found
-
-    def parameter(self, name: str) -> str:
-        """A parameter of the path."""
-        found: str = self.scope["path_params"][name]
         return found
 
     def query(self, known: Iterable[str]) -> dict[str, str]:
@@ -159,8 +163,16 @@ class Exchange:
         """Answer at once."""
         found = [(b"content-type", kind.encode()), (b"content-length", b"%d" % len(body))]
         found += [(name.encode(), value.encode("latin-1")) for name, value in headers]
-        await self.send({"type": "http.response.start", "status": status, "headers": found})
-        await self.send({"type": "http.response.body", "body": body})
+        self.status = status
+        reply: Reply | None = self.scope["state"].get(REPLY)
+        if reply is None or not reply(status, found, body):
+            await self.send({"type": "http.response.start", "status": status, "headers": found})
+            await self.send({"type": "http.response.body", "body": body})
+
+    async def begin(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Begin an answer that `send` goes on with, of status 200."""
+        self.status = 200
+        await self.send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def tell(self, problem: Problem) -> None:
         """Answer with what is wrong."""

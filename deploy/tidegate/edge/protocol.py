@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import httptools
 from prometheus_client import Counter
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    HEADER_VALUE_RE,
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
+from .exchange import REPLY
 from .problems import KIND, Problem
 from .tls import subject_shown
 
@@ -130,6 +137,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._in_head, self._in_body = False, True
         self._wait("body", self.bounds.body_seconds)
         super().on_headers_complete()
+        self.scope.setdefault("state", {})[REPLY] = partial(_reply, self.cycle)
 
     def on_body(self, body: bytes) -> None:
         """Take some of the body, and give it time for some more."""
@@ -216,3 +224,32 @@ def _refusal(error: Exception, bounds: Bounds) -> Problem:
         detail = f"at most {bounds.headers} headers, of {bounds.head_bytes} bytes in all"
         return Problem(431, "headers", "Too many headers", detail)
     return Problem(400, "http", "Not HTTP", "the request cannot be read as HTTP/1.1")
+
+
+def _reply(
+    cycle: RequestResponseCycle, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+) -> bool:
+    """Send an answer in one piece, which costs a third of what two messages of ASGI cost.
+
+    See `RequestResponseCycle.send`, which it stands for.
+    """
+    if cycle.disconnected or cycle.response_started or cycle.flow.write_paused:
+        return False
+    lines = [STATUS_LINE[status]]
+    for name, value in (*cycle.default_headers, *headers):
+        if HEADER_VALUE_RE.search(value):
+            return False  # it is told why not
+        if name == b"connection":
+            cycle.keep_alive = False
+        else:
+            lines += (name, b": ", value, b"\r\n")
+    lines.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
+    if cycle.scope["method"] != "HEAD":
+        lines.append(body)
+    cycle.transport.write(b"".join(lines))
+    cycle.response_started = cycle.response_complete = True
+    cycle.message_event.set()
+    if not cycle.keep_alive:
+        cycle.transport.close()
+    cycle.on_response()
+    return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
@@ -34,7 +34,9 @@ from .protocol import EdgeProtocol
 from .stream import Stream
 from .tasks import Tasks
 from .tls import server_context
-from .webhooks import Webhooks
+
+if TYPE_CHECKING:
+    from .webhooks import Webhooks
 
 _BEAT_SECONDS = 1.0
 
@@ -92,11 +94,7 @@ class Edge:
             messages = Messages(callers, links, reader, index, heard, state.notary)
             tasks = Tasks(callers, submission, links, limits, follower, messages, self._stopping)
 
-            async def submit(caller: Caller, envelope: Envelope, seconds: float) -> Receipt:
-                publisher = await submission.publisher(caller.principal)
-                return await publisher.publish(envelope, timeout=seconds, when_full="raise")
-
-            hooks = Hooks(Webhooks(project, callers, submit), limits)
+            hooks = Hooks(_webhooks(project, callers, submission), limits)
             app = Application(
                 [
                     ("POST", "/v1/events", Events(callers, submission, limits)),
@@ -138,3 +136,15 @@ class Edge:
         status = "stopping" if self._stopping.is_set() else "ok" if healthy else "unhealthy"
         body = msgspec.json.encode({"status": status})
         await exchange.answer(200 if status == "ok" else 503, body)
+
+
+def _webhooks(project: Project, callers: Callers, submission: Submission) -> Webhooks | None:
+    if not project.settings.edge.webhooks:
+        return None
+    from .webhooks import Webhooks
+
+    async def submit(caller: Caller, envelope: Envelope, seconds: float) -> Receipt:
+        publisher = await submission.publisher(caller.principal)
+        return await publisher.publish(envelope, timeout=seconds, when_full="raise")
+
+    return Webhooks(project, callers, submit)

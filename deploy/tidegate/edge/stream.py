@@ -132,7 +132,10 @@ class Stream:
         self, exchange: Exchange, caller: Caller, wanted: Wanted, position: int
     ) -> None:
         send, loop = exchange.send, asyncio.get_running_loop()
-        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        await exchange.begin(_HEADERS)
+        if exchange.scope["method"] == "HEAD":
+            await send({"type": "http.response.body", "body": b""})
+            return
         await send({"type": "http.response.body", "body": _RETRY, "more_body": True})
         gone = asyncio.create_task(exchange.left())
         gone.add_done_callback(lambda _: self._follower.wake())

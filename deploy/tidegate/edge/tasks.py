@@ -129,7 +129,7 @@ class Tasks:
 
     async def _envelope(self, exchange: Exchange) -> Envelope:
         """The task of a request: an event, or its data alone."""
-        capability = exchange.parameter("capability")
+        capability = exchange.parameters["capability"]
         try:
             check_destination(capability)
         except InvalidName as error:
