@@ -154,6 +154,7 @@ RECORD = Record(
     raw="aGk=",
 )
 STEP: dict[str, Any] = {"task": "repo.read"}
+WEBHOOK: dict[str, Any] = {"verify": "github", "secret_env": "SECRET", "principal": "outside.hooks"}
 VALID: dict[str, list[Any]] = {
     "envelope": [
         json.loads(encode(ENVELOPE)),
@@ -196,6 +197,7 @@ VALID: dict[str, list[Any]] = {
     "settings": [
         {"project": "demo"},
         Settings(project="demo", publishers=("ops.deploy",)).model_dump(mode="json"),
+        {"project": "demo", "edge": {"rate": "100/1s", "webhooks": {"github": WEBHOOK}}},
     ],
 }
 INVALID: dict[str, list[Any]] = {
@@ -240,6 +242,10 @@ INVALID: dict[str, list[Any]] = {
         {"project": "demo", "publishers": ["ops"]},
         {"project": "demo", "server": {"port": 65536}},
         {"project": "demo", "gateway": {"dedupe_window": "-1s"}},
+        {"project": "demo", "edge": {"rate": "often"}},
+        {"project": "demo", "edge": {"webhooks": {"a": WEBHOOK | {"verify": "none"}}}},
+        {"project": "demo", "edge": {"webhooks": {"a": WEBHOOK | {"principal": "web"}}}},
+        {"project": "demo", "edge": {"webhooks": {"a": WEBHOOK | {"event": {"id": ""}}}}},
     ],
 }
 

@@ -27,6 +27,7 @@ from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import (
     Denied,
     InvalidInput,
+    NoReceipt,
     NotAdmitted,
     Refused,
     TidegateError,
@@ -183,7 +184,12 @@ class Webhooks:
         caller = self._callers.named(settings.principal, f"webhook {name}")
         envelope = rules.event(name, settings, headers, body)
         seconds = _SECONDS.get(settings.verify, _OTHER_SECONDS)
-        receipt = await self._submit(caller, envelope, seconds)
+        try:
+            receipt = await self._submit(caller, envelope, seconds)
+        except NoReceipt as error:
+            if not error.accepted:
+                raise
+            return "accepted", Answer(202)  # it is safe, and its verdict will be in the ledger
         if settings.verify == "slack":  # it would show to people what an answer says
             return receipt.verdict, Answer(200)
         said = {"verdict": receipt.verdict, "seq": receipt.seq, "id": envelope.id}

@@ -23,8 +23,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tidegate.bus import Bus
+from tidegate.cli.init import init
 from tidegate.processes import running
-from tidegate.project import load_project
+from tidegate.project import Project, load_project
+from tidegate.tokens import Tokens
+from tidegate_schemas.clock import rfc3339
 from tidegate_schemas.record import Record
 
 from .kit import WEB, Authority, Provider, up
@@ -145,6 +148,11 @@ class Edge:
 
         return asyncio.run(read())
 
+    def record(self, answer: Answer) -> Record:
+        """The one that an answer names."""
+        seq: int = answer.json["seq"]
+        return self.records()[seq - 1]
+
 
 @pytest.fixture(scope="module")
 def edge(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Edge]:
@@ -202,10 +210,10 @@ def test_a_delivery_is_an_event_of_its_principal(edge: Edge) -> None:
 
     assert (old.status, old.json["verdict"], old.json["id"]) == (200, "allow", "d-1")
     assert new.status == 200
-    record = edge.records()[old.json["seq"] - 1]
+    record = edge.record(old)
     message = record.message()
     assert message
-    assert (record.by, record.to, record.policies) == (
+    assert (record.by, record.to, record.why.policies) == (
         "outside.hooks",
         "github.push",
         ("webhooks-say-what-happened",),
@@ -280,7 +288,8 @@ def test_what_waits_for_an_approval_is_taken(edge: Edge) -> None:
     answer = edge.post("/v1/webhooks/shop", {"X-Shop-Signature": signature}, body)
 
     assert (answer.status, answer.json["verdict"]) == (202, "hold")
-    message = edge.records()[answer.json["seq"] - 1].message()
+    record = edge.record(answer)
+    message = record.message()
     assert message
     assert (message.source, message.payload()) == ("webhook:shop", {"total": 5})
 
@@ -349,8 +358,7 @@ def test_each_way_in_is_a_principal(edge: Edge) -> None:
     answers = [event(edge, *way) for way in ways]
 
     assert [answer.status for answer in answers] == [200, 200, 200]
-    records = edge.records()
-    assert {records[a.json["seq"] - 1].by for a in answers} == {"outside.web"}
+    assert {edge.record(answer).by for answer in answers} == {"outside.web"}
     assert event(edge, *ways[0]).status == 200
     limited = event(edge, *ways[0])
     assert (limited.status, limited.kind) == (429, "application/problem+json")
@@ -416,7 +424,8 @@ def test_every_payload_that_github_is_known_to_send_passes(
     assert len(records) == len(payloads)
     assert {record.verdict for record in records} == {"allow"}
     for name, answer in answers:
-        record = records[answer.json["seq"] - before - 1]
+        seq: int = answer.json["seq"]
+        record = records[seq - before - 1]
         assert record.to.split(".")[:2] == ["github", name]
         message = record.message()
         assert message
