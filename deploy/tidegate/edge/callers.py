@@ -33,6 +33,9 @@ from .oidc import Oidc
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.edge")
 
+Stamps = tuple[Stamp | None, Stamp | None]
+"""Of the tokens and of the register."""
+
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -64,7 +67,6 @@ class Caller:
 
 
 class _Known(NamedTuple):
-    stamps: tuple[Stamp | None, Stamp | None]
     end: int
     caller: Caller
 
@@ -93,6 +95,7 @@ class Callers:
         self._oidc = Oidc(settings.oidc, project.root) if settings.oidc else None
         self._certificates = {normal_name(n): p for n, p in settings.certificates.items()}
         self._known: dict[bytes, _Known] = {}
+        self._known_stamps: Stamps | None = None
         self._buckets: dict[str, tuple[Rate, Bucket]] = {}
 
     async def of(self, authorization: str | None, certificate: str | None) -> Caller:
@@ -166,18 +169,19 @@ class Callers:
         end = now + _REMEMBERED
         if token.expires is not None:
             end = min(end, parse_rfc3339(token.expires))
-        self._known = {k: v for k, v in self._known.items() if v.stamps == stamps and now < v.end}
-        self._known[_key(f"Bearer {text}")] = _Known(stamps, end, caller)
+        if stamps != self._known_stamps:
+            self._known, self._known_stamps = {}, stamps
+        self._known[_key(f"Bearer {text}")] = _Known(end, caller)
         return caller
 
     def _remembered(self, authorization: str) -> Caller | None:
         """Who showed this before, as long as no file was changed since: the way of most calls."""
         known = self._known.get(_key(authorization))
-        if known and self._clock() < known.end and known.stamps == self._stamps():
+        if known and self._clock() < known.end and self._known_stamps == self._stamps():
             return known.caller
         return None
 
-    def _stamps(self) -> tuple[Stamp | None, Stamp | None]:
+    def _stamps(self) -> Stamps:
         return self._tokens.stamp(), self._roles.stamp()
 
     async def _by_oidc(self, text: str) -> Caller:
