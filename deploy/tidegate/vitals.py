@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ def ask(port: int) -> Vital:
     except urllib.error.HTTPError as error:
         with error:
             return _read(error.read(), healthy=False)
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         return Vital(False, trouble=f"does not answer: {error}")
 
 

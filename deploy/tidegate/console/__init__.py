@@ -48,13 +48,23 @@ class Console:
         self._server: WebServer | None = None
 
     async def run(self) -> None:
-        """Serve until `stop`."""
+        """Serve until `stop`.
+
+        Raises:
+            TidegateError: what reads the ledger has ended.
+        """
         assert self._server, "used in `async with`"
+        serving = asyncio.create_task(self._server.run())
         beating = asyncio.create_task(self._beat())
         try:
-            await self._server.run()
+            await asyncio.wait({serving, beating}, return_when=asyncio.FIRST_COMPLETED)
+            self.stop()
+            await serving
+            if beating.done():
+                beating.result()
         finally:
             await end(beating)
+            await end(serving)
 
     def stop(self) -> None:
         """Take no more requests, and end what is live."""
@@ -64,6 +74,7 @@ class Console:
 
     async def _beat(self) -> None:
         while True:
+            await self._here.tidy()
             self._health.beat(sessions=len(self._here.sessions))
             await asyncio.sleep(_BEAT_SECONDS)
 

@@ -28,7 +28,7 @@ from tidegate_bus.ledger import LedgerReader
 from tidegate_bus.tasks import end
 from tidegate_policy.state import State
 from tidegate_schemas.envelope import Envelope
-from tidegate_schemas.errors import TidegateError
+from tidegate_schemas.errors import InvalidInput, TidegateError
 from tidegate_schemas.record import Receipt
 from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import CONSOLE
@@ -75,6 +75,7 @@ class Here:
         self._closing = contextlib.AsyncExitStack()
         self._buses: dict[Principal, Bus] = {}
         self._opening = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
         self._reader: Connection | None = None
         self._registrar: Connection | None = None
         self._follower: Follower | None = None
@@ -121,12 +122,11 @@ class Here:
         return await state_of(self.ledger, seq)
 
     def goes_on(self, session: Session) -> bool:
-        """Whether a live view may: the console does not end, and neither did the session.
-
-        Raises:
-            InvalidInput: the file of tokens is damaged.
-        """
-        return not self.stopping.is_set() and self.sessions.alive(session, time.time_ns())
+        """Whether a live view may: the console does not end, and neither did the session."""
+        try:
+            return not self.stopping.is_set() and self.sessions.alive(session, time.time_ns())
+        except InvalidInput:  # nobody can tell; the next page says so
+            return False
 
     async def bus_of(self, principal: Principal) -> Bus:
         """The bus of a person, connected at the first use.
@@ -143,11 +143,20 @@ class Here:
                 )
             return self._buses[principal]
 
-    async def let_go(self, principal: Principal) -> None:
-        """Disconnect a person who is not logged in any more."""
+    async def tidy(self) -> None:
+        """Disconnect who is not logged in any more.
+
+        Raises:
+            TidegateError: what reads the ledger has ended.
+        """
+        for task in self._tasks:
+            if task.done():
+                task.result()
+        with contextlib.suppress(InvalidInput):  # is said to whoever asks for a page
+            self.sessions.sweep(time.time_ns())
         async with self._opening:
-            if not self.sessions.has(principal) and (bus := self._buses.pop(principal, None)):
-                await bus.close()
+            for principal in [who for who in self._buses if not self.sessions.has(who)]:
+                await self._buses.pop(principal).close()
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
@@ -161,13 +170,12 @@ class Here:
             keeper = IndexKeeper(read, own, state.index)
             stack.callback(self.index.close)
             stack.callback(keeper.close)
-            self._follower = Follower(keeper, registrar, state)
             keeper.listen(self.runs)
             keeper.listen(self.bundles)
-            keeping = asyncio.create_task(keeper.run())
-            stack.push_async_callback(end, keeping)
-            following = asyncio.create_task(self._follower.run())
-            stack.push_async_callback(end, following)
+            self._follower = Follower(keeper, registrar, state)  # the last to hear of a record
+            self._tasks = [asyncio.create_task(work.run()) for work in (keeper, self._follower)]
+            for task in self._tasks:
+                stack.push_async_callback(end, task)
             stack.push_async_callback(self.trials.close)
             self._closing = stack.pop_all()
         return self

@@ -62,7 +62,7 @@ async def _login(request: Request) -> Response:
 async def _logout(request: Request) -> Response:
     session, here = session_of(request), console_of(request)
     here.sessions.close(session)
-    await here.let_go(session.principal)
+    await here.tidy()
     _log.info("logged out", principal=str(session.principal))
     response = RedirectResponse("/login", 303)
     guard: Guard = request.state.guard

@@ -13,6 +13,7 @@ import jinja2
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from .outcome import Outcome
 from .words import FILTERS
 
 FOLDER = Path(__file__).parent
@@ -51,27 +52,26 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
             actions; they are shown once), `now` (ns since 1970), `asked` (messages that wait for
             an approval).
     """
-    return HTMLResponse(fill(request, template, **values), status)
+    session = request.state.session
+    told: list[Outcome] = []
+    if session and not is_part(request):
+        told, session.told = session.told, []
+    return HTMLResponse(fill(request, template, told=told, **values), status)
 
 
 def fill(request: Request, template: str, **values: Any) -> str:
-    """The text of a page, see `render`."""
-    session = request.state.session
-    told: list[Any] = []
-    if session and not is_part(request):
-        told, session.told = session.told, []
+    """The text of a part of a page, see `render`; without `told`."""
     path = request.url.path
     here = max((p.path for p in PLACES if _within(path, p.path)), key=len, default="")
     return (
         _environment()
         .get_template(template)
         .render(
-            session=session,
+            session=request.state.session,
             project=request.state.console.name,
             asked=request.state.console.follower.sample.asked,
             places=PLACES,
             here=here,
-            told=told,
             now=time.time_ns(),
             **values,
         )

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from tidegate.policies import demands, history, put_in_force, shelf
+from tidegate.policies import demands, history, put_in_force
 from tidegate_policy.bundle import load_bundle
 from tidegate_policy.replay import Outcome as Change
 from tidegate_schemas.errors import InvalidInput, InvalidPolicy
@@ -37,11 +37,11 @@ class Folder:
 
 async def _page(request: Request) -> Response:
     here = console_of(request)
-    known = await shelf(here.ledger)
+    known = here.bundles.shelf
     return render(
         request,
         "policies.html",
-        bundle=known.bundle(known.active),
+        bundle=here.bundles.bundle(known.active),
         since=known.activations[-1][0],
         folder=await asyncio.to_thread(_folder, request),
         changes=(await history(here.ledger))[::-1],
@@ -61,13 +61,13 @@ def _folder(request: Request) -> Folder:
 
 async def _bundle(request: Request) -> Response:
     """A bundle of the ledger, whole."""
-    known = await shelf(console_of(request).ledger)
-    bundle = known.bundle(request.path_params["digest"])
+    bundles = console_of(request).bundles
+    bundle = bundles.bundle(request.path_params["digest"])
     return render(
         request,
         "policies/bundle.html",
         bundle=bundle,
-        active=bundle.digest == known.active,
+        active=bundle.digest == bundles.shelf.active,
         demands=demands,
     )
 
@@ -85,7 +85,7 @@ async def _try(request: Request) -> Response:
 async def _trial(request: Request) -> Response:
     """How a what-if is getting on, or what it found."""
     trial = _found(request)
-    known = await shelf(console_of(request).ledger)
+    known = console_of(request).bundles.shelf
     template = "policies/found.html" if is_part(request) else "policies/what_if.html"
     return render(
         request,
@@ -101,7 +101,7 @@ async def _trial(request: Request) -> Response:
 async def _activate(request: Request) -> Response:
     """Put the bundle of a what-if in force, with its report."""
     trial, session = _found(request), session_of(request)
-    known = await shelf(console_of(request).ledger)
+    known = console_of(request).bundles.shelf
     title = f"Activate policies {trial.bundle.digest.removeprefix('sha256:')[:12]}"
     found = trial.found
     if found is None or trial.bundle.digest == known.active:

@@ -19,13 +19,18 @@ import time
 from collections.abc import Collection
 from urllib.parse import parse_qsl, quote, urlsplit
 
+import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tidegate_schemas.errors import TidegateError
+
 from .pages import error_page
 from .session import Session, Sessions, same
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.console")
 
 _MAX_FORM_BYTES = 64 * 1024
 _FORM_SECONDS = 10.0
@@ -97,7 +102,12 @@ class Guard:
                     headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        refusal = await self._refusal(request)
+        try:
+            refusal = await self._refusal(request)
+        except TidegateError as error:  # the file of tokens, or the register, is damaged
+            _log.error("nobody can be let in", error=str(error))
+            text = "Who may log in cannot be told; the log of the console says why."
+            refusal = error_page(request, 503, "Nobody can be let in", text)
         await (refusal or self._app)(scope, receive, guarded)
 
     def let_in(self, request: Request, response: Response, session: Session) -> None:

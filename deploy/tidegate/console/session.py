@@ -136,6 +136,15 @@ class Sessions:
             and self._role_of(session.principal, now) is Role.OPERATOR
         )
 
+    def sweep(self, now: int) -> None:
+        """Forget those that have ended.
+
+        Raises:
+            InvalidInput: see `open`.
+        """
+        for session in [s for s in self._sessions.values() if not self.alive(s, now)]:
+            self.close(session)
+
     def close(self, session: Session) -> None:
         """Log out."""
         self._sessions.pop(session.key, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 from dataclasses import dataclass
 
 from tidegate.audit import Audit
@@ -11,7 +12,7 @@ from tidegate.project import Project
 from tidegate_bus.tasks import end
 from tidegate_policy.bundle import Bundle, load_bundle
 from tidegate_policy.replay import Diff
-from tidegate_schemas.errors import InvalidInput, TidegateError
+from tidegate_schemas.errors import InvalidInput, TidegateError, Unavailable
 from tidegate_schemas.vocabulary import CONSOLE
 
 _KEPT = 16
@@ -55,6 +56,7 @@ class Trials:
         self._project = project
         self._trials: dict[str, Trial] = {}
         self._task: asyncio.Task[None] | None = None
+        self._stopping = threading.Event()
 
     def get(self, id: str) -> Trial | None:
         """One of them, if it is kept."""
@@ -78,7 +80,8 @@ class Trials:
         return trial
 
     async def close(self) -> None:
-        """Wait for none."""
+        """Break off what is at work."""
+        self._stopping.set()
         await end(self._task)
 
     async def _work(self, trial: Trial) -> None:
@@ -93,6 +96,8 @@ class Trials:
     def _compare(self, trial: Trial) -> Diff:
         def progress(done: int) -> None:
             trial.done = done
+            if self._stopping.is_set():
+                raise Unavailable("the console ends")
 
         root, state = self._project.root, self._project.state.folder
         with Audit(root, state, CONSOLE) as audit:

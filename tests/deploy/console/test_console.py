@@ -270,6 +270,21 @@ async def test_what_is_denied_or_held_says_what_to_do(here: Ground) -> None:
         assert 'id="asked">1<' in await ann.get("/agents")
 
 
+async def test_what_came_of_an_action_is_told_once_and_on_a_page(here: Ground) -> None:
+    """Not to a live view that is open besides, nor to a part that a page asks for."""
+    async with here.visitor(BOB) as bob, bob.http.stream("GET", "/live") as live:
+        lines = live.aiter_lines()
+        answer = await bob.send(CONFIRM, "/controls", command=CONTROL_PAUSE, target=GREETER)
+        for _ in range(2):
+            while await anext(lines) != "event: figures":
+                pass
+        part = await bob.http.get("/agents", headers={"HX-Request": "true"})
+        pages = [await bob.get(answer.headers["location"]) for _ in "12"]
+
+    assert 'role="status"' not in part.text
+    assert [page.count("A policy must let ops.bob do this") for page in pages] == [1, 0]
+
+
 async def test_a_target_that_is_none_is_asked_for_again(here: Ground) -> None:
     """What was written is kept and escaped; nothing is done."""
     async with here.visitor(ANN) as ann:
@@ -368,6 +383,23 @@ async def test_what_if_shows_what_another_bundle_would_have_said(here: Ground) -
         assert message.payload()["bundle"] == digest
         assert message.payload()["report"]["newly_denied"] > 0
         assert "does not load" in broken
+
+
+async def test_damaged_tokens_let_nobody_in(here: Ground) -> None:
+    """Nor do they show anything more to who is in; mended, everything is as before."""
+    path = here.project.state.tokens
+    async with here.visitor(ANN) as ann:
+        good = path.read_bytes()
+        path.write_bytes(b"{")
+        try:
+            damaged = await ann.http.get("/agents")
+        finally:
+            path.write_bytes(good)
+
+        assert damaged.status_code == 503
+        assert "Nobody can be let in" in text_of(damaged.text)
+        assert "default-src 'self'" in damaged.headers["content-security-policy"]
+        assert "front-desk.greeter" in await ann.get("/agents")
 
 
 async def test_live_views_of_a_browser_are_few(here: Ground) -> None:
