@@ -117,7 +117,8 @@ class Follower:
         while True:
             try:
                 ingress = await self._connection.stream_state(subjects.ingress_stream(0))
-                self.backlog = max(ingress.last_seq - self.sample.submitted, 0)
+                behind = max(ingress.last_seq - self.sample.submitted, 0)
+                self.backlog = behind if self.caught_up else None
             except TidegateError:
                 self.backlog = None
             if time.monotonic() >= due:
