@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from tidegate.bench import boundary as account_boundary
 from tidegate.bench import control as controls
 from tidegate.bench import decide as decisions
+from tidegate.bench import edge as edges
 from tidegate.bench import evidence as evidences
 from tidegate.bench import load
 from tidegate.bench import replay as replays
@@ -136,6 +137,25 @@ def evidence(
         return figures
 
     _bench("evidence", records + leaves + flow, measure, as_json)
+
+
+@app.command()
+def edge(
+    requests: Annotated[int, typer.Option(min=100, max=1_000_000, help="Of a round.")] = 6000,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Of each of the three.")] = 5,
+    clients: Annotated[int, typer.Option(min=1, max=1000, help="That ask at once.")] = 50,
+    size: SizeOption = 512,
+    as_json: JsonOption = False,
+) -> None:
+    """Requests a second to the HTTP edge, beside an application of starlette that does nothing.
+
+    The same server, settings and clients; accepted or with the verdict, in turns.
+    """
+
+    async def measure(state: Path, on_progress: OnProgress) -> list[Figure]:
+        return await edges.edge(state, requests, rounds, clients, size, on_progress)
+
+    _bench("edge", 3 * requests * rounds, measure, as_json)
 
 
 @app.command()

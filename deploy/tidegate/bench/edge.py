@@ -1,0 +1,192 @@
+"""The HTTP edge beside an application that does nothing: requests a second, and how long each took.
+
+The same requests, of the same clients, on the same server with the same settings, in the same run.
+Rounds take turns: what else the machine does hits all alike. Each begins when the gateway has
+nothing left to do of the one before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+from tidegate.bus import Bus
+from tidegate.figures import percentile
+from tidegate.project import load_project
+from tidegate.stack import Stack
+from tidegate.tokens import Tokens
+from tidegate_schemas.envelope import Envelope, encode
+from tidegate_schemas.errors import Unavailable
+from tidegate_schemas.subjects import Principal
+from tidegate_schemas.vocabulary import OPERATOR
+
+from . import PROJECT
+from .load import LOAD, Figure, OnProgress
+from .requests import Client, request
+
+_WARM = 200
+_START_SECONDS = 20.0
+_LOOK_SECONDS = 0.05
+
+
+@dataclass(slots=True)
+class Rounds:
+    """What was measured of one of them: requests a second, round by round, and each latency."""
+
+    rates: list[float] = field(default_factory=list[float])
+    seconds: list[float] = field(default_factory=list[float])
+
+    @property
+    def rate(self) -> float:
+        """Of the round in the middle."""
+        return statistics.median(self.rates)
+
+    def figures(self, name: str) -> list[Figure]:
+        """Rate, p50 and p99."""
+        spent = [percentile(self.seconds, percent) for percent in (50, 99)]
+        p50, p99 = (math.nan if s is None else s * 1000 for s in spent)
+        return [
+            Figure(name, self.rate, "requests/s"),
+            Figure(f"{name}, p50", p50, "ms"),
+            Figure(f"{name}, p99", p99, "ms"),
+        ]
+
+
+async def edge(
+    state: Path,
+    requests: int,
+    rounds: int,
+    clients: int,
+    size: int,
+    on_progress: OnProgress,
+) -> list[Figure]:
+    """Post events to the edge and to a bare application, in turns.
+
+    Args:
+        state: an empty folder.
+        requests: of a round.
+        rounds: of each.
+        clients: connections that post at once, one request each at a time.
+        size: bytes of data an event.
+        on_progress: told how many requests are answered.
+
+    Raises:
+        Unavailable: one of them answered otherwise than it should.
+    """
+    project = load_project(PROJECT, state)
+    async with (
+        _bare(state / "bare.url") as bare,
+        Stack(project, agents=set(), faces=("edge",)),
+        await Bus.of_project(str(OPERATOR), PROJECT, state) as operator,
+    ):
+        own = project.state.edge_url.read_text().strip()
+        _, token = Tokens(project.state.tokens).add(Principal.parse(LOAD), now=time.time_ns())
+        load = _Load(token, size, clients)
+        waits = {
+            "bare": (bare, "accepted", 202),
+            "edge, accepted": (own, "accepted", 202),
+            "edge, verdict": (own, "verdict", 200),
+        }
+        found = {name: Rounds() for name in waits}
+        done = 0
+        for url, wait, status in waits.values():
+            await load.post(url, wait, status, _WARM)
+        for _ in range(rounds):
+            for name, (url, wait, status) in waits.items():
+                await _quiet(operator)
+                seconds = await load.post(url, wait, status, requests)
+                found[name].rates.append(requests / load.took)
+                found[name].seconds += seconds
+                done += requests
+                on_progress(done)
+    figures = [figure for name, measured in found.items() for figure in measured.figures(name)]
+    return figures + [
+        Figure(f"{name} / bare", measured.rate / found["bare"].rate, "")
+        for name, measured in found.items()
+        if name != "bare"
+    ]
+
+
+class _Load:
+    """Clients that post events, each another one as soon as it has its answer."""
+
+    def __init__(self, token: str, size: int, clients: int) -> None:
+        text = "x" * max(0, size - len('{"payload":""}'))
+        event = Envelope.new("bench.event", {"payload": text}, source="tidegate:bench", id="@" * 12)
+        self._before, self._after = encode(event).split(b"@" * 12)
+        self._token = token
+        self._clients = clients
+        self._numbers = count()
+        self.took = 0.0
+        """Seconds of the last round."""
+
+    async def post(self, url: str, wait: str, status: int, requests: int) -> list[float]:
+        """The seconds that each of so many requests took."""
+        post = self._requests(url, wait)
+        left = iter(range(requests))
+        seconds: list[float] = []
+
+        async def client() -> None:
+            connection = await Client.open(url)
+            try:
+                for _ in left:
+                    began = time.perf_counter()
+                    answer = await connection.ask(post())
+                    seconds.append(time.perf_counter() - began)
+                    if answer.status != status:
+                        raise Unavailable(f"{url} said {answer.status}: {answer.body[:200]!r}")
+            finally:
+                connection.close()
+
+        began = time.perf_counter()
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(self._clients):
+                tasks.create_task(client())
+        self.took = time.perf_counter() - began
+        return seconds
+
+    def _requests(self, url: str, wait: str) -> Callable[[], bytes]:
+        whole = request(
+            f"/v1/events?wait={wait}",
+            self._before + b"@" * 12 + self._after,
+            ("host", url.removeprefix("http://")),
+            ("authorization", f"Bearer {self._token}"),
+            ("content-type", "application/cloudevents+json"),
+        )
+        before, after = whole.split(b"@" * 12)
+        return lambda: before + b"%012d" % next(self._numbers) + after
+
+
+async def _quiet(operator: Bus) -> None:
+    """Wait until the ledger does not grow any more."""
+    before = -1
+    while (now := last.seq if (last := await operator.ledger.last()) else 0) != before:
+        before = now
+        await asyncio.sleep(10 * _LOOK_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def _bare(written: Path) -> AsyncGenerator[str]:
+    """Run the application that does nothing; where it listens."""
+    command = (sys.executable, "-m", "tidegate.bench.bare", str(written))
+    process = await asyncio.create_subprocess_exec(*command, env={**os.environ})
+    try:
+        async with asyncio.timeout(_START_SECONDS):
+            while not written.exists() or not (url := written.read_text().strip()):
+                if process.returncode is not None:
+                    raise Unavailable("the application that does nothing has ended")
+                await asyncio.sleep(_LOOK_SECONDS)
+        yield url
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
