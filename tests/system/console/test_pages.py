@@ -227,12 +227,14 @@ async def test_a_held_message_is_found_and_released_in_under_five_clicks(shop: S
 
 
 async def test_who_may_not_agree_sees_why(shop: Shop) -> None:
-    """The page of a message that asks somebody else has no button, and says whose word it is."""
+    """What waits appears by itself; the page of a message that asks somebody else says why."""
+    person = await shop.operator()
+    await person.go("/approvals")
     envelope = Envelope.new("pay.gift", {"amount": 5}, kind="task", to="pay.gift")
     receipt: Receipt = await shop.bus.publish(envelope)
     assert receipt.verdict is Verdict.HOLD
-    person = await shop.operator()
-    await person.go(f"/approvals/{receipt.seq}")
+    await person.click(person.page.get_by_role("link", name="task pay.gift"))
+    assert person.page.url.endswith(f"/approvals/{receipt.seq}")
 
     text = await person.page.locator("#objection").inner_text()
     assert "has asked for it, and cannot agree to it too" in text
