@@ -127,20 +127,17 @@ class Exchange:
         if length is not None and int(length) > limit:
             await self._discard(int(length))
             raise too_large(f"{length} bytes", limit, close=int(length) > _DISCARDED)
-        message = await self.receive()
-        if not message.get("more_body") and message["type"] == "http.request":
-            whole: bytes = message["body"]
-            return whole
         found = bytearray()
         while True:
+            message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise Gone
-            found += message["body"]
-            if len(found) > limit:
-                raise too_large(f"over {limit} bytes", limit, close=True)
+            piece: bytes = message["body"]
+            if len(found) + len(piece) > limit:
+                raise too_large(f"over {limit} bytes", limit, close=message["more_body"])
             if not message["more_body"]:
-                return bytes(found)
-            message = await self.receive()
+                return bytes(found) + piece if found else piece  # nearly always it is here at once
+            found += piece
 
     async def left(self) -> None:
         """Wait until the client goes away."""

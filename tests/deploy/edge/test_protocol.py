@@ -1,0 +1,335 @@
+"""HTTP from strangers: who is slow, sends too much or nothing is let go, and nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+
+from support import until
+from tidegate.edge.app import Application
+from tidegate.edge.exchange import Exchange
+from tidegate.edge.protocol import Bounds, EdgeProtocol
+from tidegate.web import WebServer
+
+BOUNDS = Bounds(
+    connections=6,
+    head_bytes=2000,
+    headers=20,
+    head_seconds=0.4,
+    body_seconds=0.4,
+    body_rate=100_000,
+    idle_seconds=0.4,
+    write_seconds=0.4,
+)
+LIMIT = 100_000
+
+
+class Quick(EdgeProtocol):
+    """With little patience."""
+
+    bounds = BOUNDS
+
+
+class Server:
+    """An application that answers with what it got."""
+
+    def __init__(self, folder: Path) -> None:
+        self.go = asyncio.Event()
+        self.waiting = 0
+        self.clients: list[Client] = []
+        app = Application(
+            [("POST", "/echo", self._echo), ("GET", "/wait", self._wait), ("GET", "/big", _big)]
+        )
+        self.web = WebServer(app, "127.0.0.1", 0, folder / "url", protocol=Quick)
+        self.port = int(self.web.url.rpartition(":")[2])
+
+    async def _echo(self, exchange: Exchange) -> None:
+        body = await exchange.body(LIMIT)
+        names = [name.decode() for name, _ in exchange.scope["headers"]]
+        await exchange.answer(200, json.dumps({"size": len(body), "headers": names}).encode())
+
+    async def _wait(self, exchange: Exchange) -> None:
+        self.waiting += 1
+        await self.go.wait()
+        await exchange.answer(200, b'"waited"')
+
+
+async def _big(exchange: Exchange) -> None:
+    await exchange.begin([(b"content-type", b"text/plain")])
+    for _ in range(500):
+        await exchange.send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+    await exchange.send({"type": "http.response.body", "body": b""})
+
+
+@contextlib.asynccontextmanager
+async def serving(folder: Path) -> AsyncGenerator[Server]:
+    """A server for the length of a test; it ends by itself when it is told to."""
+    server = Server(folder)
+    running = asyncio.create_task(server.web.run())
+    try:
+        yield server
+    finally:
+        server.go.set()
+        server.web.stop()
+        for client in server.clients:
+            await client.close()
+        await asyncio.wait_for(running, 10)
+
+
+class Client:
+    """Says what it is told to, byte by byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def of(cls, server: Server) -> Client:
+        """Connect."""
+        client = cls(*await asyncio.open_connection("127.0.0.1", server.port))
+        server.clients.append(client)
+        return client
+
+    async def close(self) -> None:
+        """Disconnect."""
+        self.writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self.writer.wait_closed()
+
+    async def say(self, data: bytes) -> None:
+        """Send some."""
+        self.writer.write(data)
+        with contextlib.suppress(ConnectionError):
+            await self.writer.drain()
+
+    async def hear(self) -> tuple[int, dict[str, str], bytes]:
+        """The next answer."""
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in head[1:-2])
+        body = await self.reader.readexactly(int(headers.get("content-length", "0")))
+        return int(head[0].split()[1]), headers, body
+
+    async def problem(self) -> tuple[int, str]:
+        """The next answer, which is the last one: status, and the word of its type."""
+        status, headers, body = await self.hear()
+        assert headers["content-type"] == "application/problem+json"
+        assert headers["connection"] == "close"
+        assert await self.reader.read() == b""
+        document: dict[str, Any] = json.loads(body)
+        assert document["status"] == status
+        return status, document["type"].rpartition(":")[2]
+
+    async def over(self) -> bytes:
+        """What comes until the connection ends."""
+        with contextlib.suppress(ConnectionError):
+            return await self.reader.read()
+        return b""
+
+
+def _cut(why: str) -> float:
+    return REGISTRY.get_sample_value("tidegate_edge_cut_total", {"why": why}) or 0.0
+
+
+def post(body: bytes, *headers: bytes, length: int | None = None) -> bytes:
+    """A request."""
+    size = len(body) if length is None else length
+    lines = [b"POST /echo HTTP/1.1", b"Host: x", b"Content-Length: %d" % size, *headers]
+    return b"\r\n".join([*lines, b"", body])
+
+
+async def test_a_connection_goes_on_after_each_answer(tmp_path: Path) -> None:
+    """Requests may follow each other, also without waiting for answers; they come in order."""
+    async with serving(tmp_path) as server:
+        client = await Client.of(server)
+        await client.say(post(b"a") + post(b"bc") + post(b"def"))
+
+        sizes = [json.loads((await client.hear())[2])["size"] for _ in range(3)]
+        assert sizes == [1, 2, 3]
+
+
+@pytest.mark.parametrize("head", [b"P", b"POST /echo HTTP/1.1\r\nHost: x\r\n", b"\r\n"])
+async def test_who_does_not_finish_the_headers_is_let_go(tmp_path: Path, head: bytes) -> None:
+    """Slow loris: a byte now and then does not help."""
+    async with serving(tmp_path) as server:
+        client = await Client.of(server)
+        await client.say(head)
+
+        async def drip() -> None:
+            while True:
+                await asyncio.sleep(0.05)
+                await client.say(b"A")
+
+        dripping = asyncio.create_task(drip())
+        async with asyncio.timeout(5):
+            answer = await client.over()
+        dripping.cancel()
+
+        assert answer.startswith((b"HTTP/1.1 408 ", b"HTTP/1.1 400 "))
+
+
+async def test_who_does_not_finish_the_body_is_let_go(tmp_path: Path) -> None:
+    """Also while the handler waits for it."""
+    async with serving(tmp_path) as server:
+        client = await Client.of(server)
+        await client.say(post(b"some", length=50))
+
+        async with asyncio.timeout(5):
+            assert await client.problem() == (408, "too-slow")
+
+
+async def test_a_body_has_as_much_more_time_as_it_brings_bytes(tmp_path: Path) -> None:
+    """What comes at a good rate is not cut, though it takes longer than a body may idle."""
+    piece = b"x" * 10_000
+    async with serving(tmp_path) as server:
+        client = await Client.of(server)
+        await client.say(post(b"", length=10 * len(piece)))
+        for _ in range(10):
+            await asyncio.sleep(0.08)
+            await client.say(piece)
+
+        status, _, body = await client.hear()
+        assert (status, json.loads(body)["size"]) == (200, 10 * len(piece))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /echo HTTP/1.1\r\n" + b"".join(b"h%d: 1\r\n" % n for n in range(30)),
+        b"POST /echo HTTP/1.1\r\nh: " + b"x" * 3000,
+        b"POST /echo?" + b"x" * 3000 + b" HTTP/1.1\r\n",
+        b"x" * 3000,
+    ],
+)
+async def test_more_headers_than_there_may_be_end_the_connection(
+    tmp_path: Path, head: bytes
+) -> None:
+    """Whether they are many or long, and before they are complete."""
+    async with serving(tmp_path) as server:
+        client = await Client.of(server)
+        await client.say(head)
+
+        assert await client.problem() in {(431, "headers"), (400, "http")}
+
+
+async def test_what_is_no_http_is_told_so(tmp_path: Path) -> None:
+    """With a problem document too."""
+    async with serving(tmp_path) as server:
+        client = await Client.of(server)
+        await client.say(b"\x16\x03\x01 hello\r\n\r\n")
+
+        assert await client.problem() == (400, "http")
+
+
+async def test_what_follows_a_body_is_no_header(tmp_path: Path) -> None:
+    """A trailer cannot say who calls, or what an event is."""
+    async with serving(tmp_path) as server:
+        client = await Client.of(server)
+        head = b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await client.say(head + b"2\r\nhi\r\n0\r\nAuthorization: Bearer x\r\n\r\n")
+
+        _, _, body = await client.hear()
+        assert json.loads(body) == {"size": 2, "headers": ["host", "transfer-encoding"]}
+
+
+async def test_an_idle_connection_is_closed(tmp_path: Path) -> None:
+    """Before the first request, and after an answer."""
+    async with serving(tmp_path) as server:
+        fresh, used = await Client.of(server), await Client.of(server)
+        await used.say(post(b"a"))
+        await used.hear()
+
+        async with asyncio.timeout(5):
+            assert [await fresh.over(), await used.over()] == [b"", b""]
+
+
+async def test_a_request_may_take_its_time_to_be_answered(tmp_path: Path) -> None:
+    """No deadline is for the server."""
+    async with serving(tmp_path) as server:
+        client = await Client.of(server)
+        await client.say(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+        asyncio.get_running_loop().call_later(3 * BOUNDS.idle_seconds, server.go.set)
+
+        assert (await client.hear())[0] == 200
+
+
+async def test_one_connection_too_many_is_told_to_come_later(tmp_path: Path) -> None:
+    """Those that are there are served."""
+    async with serving(tmp_path) as server:
+        first = [await Client.of(server) for _ in range(BOUNDS.connections)]
+        for client in first:
+            await client.say(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: server.waiting == len(first))
+        late = await Client.of(server)
+
+        status, headers, _ = await late.hear()
+        assert (status, headers["retry-after"]) == (503, "1")
+        server.go.set()
+        assert [(await client.hear())[0] for client in first] == [200] * len(first)
+
+
+async def test_who_takes_nothing_of_the_answer_is_let_go(tmp_path: Path) -> None:
+    """What waits to be sent does not wait for ever."""
+    async with serving(tmp_path) as server:
+        client = await Client.of(server)
+        before = _cut("write")
+        await client.say(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+
+        await until(lambda: _cut("write") == before + 1, seconds=5)
+
+
+async def test_compressed_bodies_are_not_read(tmp_path: Path) -> None:
+    """What a small body would grow to is nobody's guess."""
+    async with serving(tmp_path) as server:
+        client = await Client.of(server)
+        await client.say(post(b"\x1f\x8b", b"Content-Encoding: gzip"))
+
+        status, headers, _ = await client.hear()
+        assert (status, headers["accept-encoding"]) == (415, "identity")
+
+
+async def test_a_body_over_the_limit_is_told_so_also_to_who_still_sends(tmp_path: Path) -> None:
+    """With its length or without; the client gets the answer, not a reset."""
+    async with serving(tmp_path) as server:
+        sized, chunked = await Client.of(server), await Client.of(server)
+        large = b"x" * (LIMIT + 1)
+        await sized.say(post(large))
+        assert (await sized.hear())[0] == 413
+        await sized.say(post(b"small"))
+        assert (await sized.hear())[0] == 200
+
+        head = b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await chunked.say(head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(large), large))
+        assert (await chunked.hear())[0] == 413
+
+
+async def test_a_wish_for_another_protocol_is_not_heard(tmp_path: Path) -> None:
+    """As curl wishes for HTTP/2: it is answered in HTTP/1.1."""
+    async with serving(tmp_path) as server:
+        client = await Client.of(server)
+        server.go.set()
+        wish = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
+        await client.say(b"GET /wait HTTP/1.1\r\nHost: x\r\n" + wish + b"\r\n")
+
+        assert (await client.hear())[0] == 200
+
+
+async def test_what_is_on_its_way_is_answered_when_the_server_stops(tmp_path: Path) -> None:
+    """And nobody new comes in."""
+    async with serving(tmp_path) as server:
+        client, idle = await Client.of(server), await Client.of(server)
+        await client.say(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: server.waiting == 1)
+        server.web.stop()
+
+        assert await idle.over() == b""
+        with pytest.raises(ConnectionError):
+            await Client.of(server)
+        server.go.set()
+        status, headers, _ = await client.hear()
+        assert (status, headers["connection"]) == (200, "close")
