@@ -12,6 +12,8 @@ import pytest
 
 from tidegate.project import load_project
 from tidegate.tokens import Token, Tokens
+from tidegate_bus.identity.credentials import public_key
+from tidegate_bus.identity.keyring import new_seed
 from tidegate_schemas.clock import parse_rfc3339, rfc3339
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.subjects import Principal
@@ -196,3 +198,13 @@ def test_a_revoked_principal_gets_no_token(tidegate: Program, project: Path) -> 
 
     assert tidegate("token", "add", "ops.ann").status == 2
     assert tidegate("token", "add", "tidegate.operator", "--json").json["token"].startswith("tg_")
+
+
+def test_whose_key_is_kept_elsewhere_cannot_be_spoken_for(tidegate: Program, project: Path) -> None:
+    """The token is made all the same, and it is said what it lacks."""
+    key = public_key(new_seed())
+    assert tidegate("identity", "add", "ops.eve", "--role", "operator", "--key", key).status == 0
+    made = tidegate("token", "add", "ops.eve")
+
+    assert made.status == 0
+    assert "the key of ops.eve is kept elsewhere" in made.err

@@ -61,6 +61,11 @@ def add(
         f"[green]added[/green] {token.id} for {clean(principal)}{until}; it is shown only now",
         highlight=False,
     )
+    if not here.state.keyring.path(who).exists():
+        err.print(
+            f"[yellow]note:[/yellow] the key of {clean(principal)} is kept elsewhere; "
+            "the edge cannot speak for it until it is here",
+        )
 
 
 @app.command("list")
