@@ -1,4 +1,4 @@
-// What htmx does not do by itself: hold a live page still, and say when it has ended.
+// What htmx does not do by itself: hold a live page still, and say how its connection is.
 "use strict";
 
 (() => {
@@ -6,21 +6,31 @@
   if (!view) return;
   const button = document.getElementById("hold-still");
   const shown = view.querySelector(".live");
+  const word = shown.querySelector(".word");
   const ended = view.querySelector(".ended");
   let still = false;
+  let broken = false;
 
+  const say = () => {
+    view.classList.toggle("still", still);
+    view.classList.toggle("broken", broken);
+    word.textContent = broken ? "No connection" : still ? "Held" : "Live";
+    button.textContent = still ? "Go on" : "Hold still";
+    button.setAttribute("aria-pressed", String(still));
+  };
   button.addEventListener("click", () => {
     still = !still;
-    button.setAttribute("aria-pressed", String(still));
-    button.textContent = still ? "Go on" : "Hold still";
-    view.classList.toggle("still", still);
-    shown.querySelector(".word").textContent = still ? "Held" : "Live";
+    say();
   });
   view.addEventListener("htmx:sseOpen", () => {
     shown.hidden = false;
-    view.classList.remove("broken");
+    broken = false;
+    say();
   });
-  view.addEventListener("htmx:sseError", () => view.classList.add("broken"));
+  view.addEventListener("htmx:sseError", () => {
+    broken = true;
+    say();
+  });
   view.addEventListener("htmx:sseBeforeMessage", (event) => {
     // Nothing is taken away under a pointer or out of the focus.
     const used = event.target.matches("#newest:hover, #newest:focus-within");
