@@ -16,7 +16,6 @@
     view.classList.toggle("broken", broken);
     word.textContent = broken ? "No connection" : still ? "Held" : "Live";
     button.textContent = still ? "Go on" : "Hold still";
-    button.setAttribute("aria-pressed", String(still));
   };
   button.addEventListener("click", () => {
     still = !still;
