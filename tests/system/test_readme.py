@@ -22,6 +22,7 @@ from tidegate_agents.agent import load_agent
 from tidegate_policy.bundle import Bundle
 from tidegate_schemas.blueprint import Blueprint
 from tidegate_schemas.documents import loads
+from tidegate_schemas.settings import Settings
 from tidegate_schemas.subjects import Kind
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +101,8 @@ def test_the_demo_prints_what_the_readme_shows() -> None:
 @pytest.mark.timeout(180)
 def test_the_project_tour_goes_as_shown(tmp_path: Path) -> None:
     """Every command of the tour runs in order and prints what is shown."""
-    first, second, third, evidence, stranger, personal, replay, identities = _blocks("console")
+    first, second, http, many, third, *rest = _blocks("console")
+    evidence, stranger, personal, replay, identities, services = rest
     folder = tmp_path
     up: subprocess.Popen[str] | None = None
     log = tmp_path / "up.log"
@@ -126,12 +128,14 @@ def test_the_project_tour_goes_as_shown(tmp_path: Path) -> None:
             _assert_shows(expected, output)
         assert statuses == [0, 3, 2, 0, 0]
         _check_program(folder)
-        for command, expected in _transcript(third.text + evidence.text):
+        for command, expected in _transcript(http.text + many.text + third.text + evidence.text):
             status, output = _run(command, folder)
             assert status == 0, output
             _assert_shows(expected, output)
         _check_as_a_stranger(stranger.text, folder, tmp_path / "elsewhere")
-        for command, expected in _transcript(personal.text + replay.text + identities.text):
+        for command, expected in _transcript(
+            personal.text + replay.text + identities.text + services.text
+        ):
             if "timeline private" in command:
                 asyncio.run(until(lambda c=command: "ends run" in _run(c, folder)[1]))
             status, output = _run(command, folder)
@@ -199,6 +203,14 @@ def test_the_policy_snippet_loads() -> None:
 
 def test_the_blueprint_snippet_loads() -> None:
     """The workflow of the README is a blueprint."""
-    (snippet,) = (b.text for b in _blocks("yaml"))
+    (snippet,) = (b.text for b in _blocks("yaml") if "blueprint:" in b.text)
 
     assert loads(snippet, Blueprint, Path("readme.yaml")).blueprint == "greet-visitor"
+
+
+@pytest.mark.parametrize("snippet", [b.text for b in _blocks("yaml") if "blueprint:" not in b.text])
+def test_the_settings_snippets_load(snippet: str) -> None:
+    """Each is a part of `tidegate.yaml`."""
+    text = f"project: readme\npublishers: [outside.website]\n{snippet}"
+
+    assert loads(text, Settings, Path("readme.yaml")).project == "readme"
