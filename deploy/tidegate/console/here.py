@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
 
-import structlog
 from starlette.requests import Request
 from starlette.responses import RedirectResponse
 
@@ -38,8 +37,6 @@ from .follower import Follower
 from .outcome import Outcome, of_error, of_receipt
 from .session import Session, Sessions, session_of
 from .trials import Trials
-
-_log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.console")
 
 _SECONDS = 15.0
 
