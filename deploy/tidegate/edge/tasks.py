@@ -32,6 +32,7 @@ MOST_SECONDS = 60
 
 _KEY = b"idempotency-key"
 _LEDGER_SECONDS = 5.0
+_LAG_SECONDS = 0.25
 _MOST_KEY = 256
 
 
@@ -84,26 +85,51 @@ class Tasks:
         async with self._follower.attend(_LEDGER_SECONDS):
             with self._follower.result(by, envelope.id) as answer:
                 outcome = await self._submission.submit(publisher, by, envelope, "verdict")
-                found = None
-                if outcome.verdict is Verdict.DUPLICATE:  # it may have been answered before
-                    found = await self._messages.answer(by, envelope.id)
-                found = found or await self._waited(answer, deadline - loop.time())
+                again = outcome.verdict is Verdict.DUPLICATE
+                found = await self._result(by, envelope, answer, deadline, again=again)
         if found is None:
             await self._later(exchange, envelope, outcome)
         else:
             await self._finished(exchange, by, envelope, found, seconds)
 
-    async def _waited(self, answer: asyncio.Future[Seen], seconds: float) -> Record | None:
-        """The answer, if it comes in time."""
+    async def _result(
+        self,
+        by: Principal,
+        task: Envelope,
+        answer: asyncio.Future[Seen],
+        deadline: float,
+        *,
+        again: bool,
+    ) -> Record | None:
+        """The answer, if it comes in time.
+
+        Args:
+            by: who asked.
+            task: what was asked.
+            answer: the answer when it comes.
+            deadline: of the event loop's clock.
+            again: it was asked before, so that the answer may have come already; then the index
+                is looked into, which lags a little.
+        """
+        now = asyncio.get_running_loop().time
         stop = asyncio.create_task(self._stopping.wait())
         try:
-            waiting: set[asyncio.Future[Any]] = {answer, stop}
-            await asyncio.wait(
-                waiting, timeout=max(seconds, 0), return_when=asyncio.FIRST_COMPLETED
-            )
+            while True:
+                if again and (found := await self._messages.answer(by, task.id)):
+                    return found
+                left = max(deadline - now(), 0.0)
+                waiting: set[asyncio.Future[Any]] = {answer, stop}
+                await asyncio.wait(
+                    waiting,
+                    timeout=min(left, _LAG_SECONDS) if again else left,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if answer.done():
+                    return answer.result().stored.record()
+                if stop.done() or now() >= deadline:
+                    return None
         finally:
             await end(stop)
-        return answer.result().stored.record() if answer.done() else None
 
     async def _later(self, exchange: Exchange, envelope: Envelope, outcome: Outcome) -> None:
         """The task is on its way: where to ask for its result."""
