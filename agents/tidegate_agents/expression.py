@@ -21,11 +21,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeGuard, final
 
-import cel
 import msgspec
 
 from tidegate_schemas.blueprint import Blueprint
 from tidegate_schemas.errors import InvalidExpression, Problem
+
+from .cel import cel
 
 MAX_LENGTH = 4096
 """Characters of an expression. The library dies of some that are ten times as long."""
@@ -242,7 +243,7 @@ class _Program:
     """A compiled expression; `own` are names that macros bind, `steps` those it reads."""
 
     text: str
-    code: cel.Program
+    code: Any
     names: frozenset[str]
     own: frozenset[str]
     steps: frozenset[str]
@@ -353,7 +354,7 @@ class _Effort:
         return sorted(value, key=lambda k: (type(k).__name__, k)) if _is_map(value) else value
 
 
-def _context(variables: dict[str, Any], effort: _Effort) -> cel.Context:
+def _context(variables: dict[str, Any], effort: _Effort) -> Any:
     functions = {_IN_ORDER: effort.walk, _TO_COLLECT: effort.collect}
     return cel.Context(variables=variables, functions=functions)
 

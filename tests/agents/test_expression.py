@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, NoReturn
 
-import cel
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidegate_agents.cel import cel
 from tidegate_agents.expression import (
     MAX_DEPTH,
     MAX_LENGTH,
