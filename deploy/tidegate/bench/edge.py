@@ -174,6 +174,11 @@ async def _quiet(operator: Bus) -> None:
         await asyncio.sleep(10 * _LOOK_SECONDS)
 
 
+def _written(url: Path) -> str:
+    """What a server has written of itself; nothing if it did not yet."""
+    return url.read_text().strip() if url.exists() else ""
+
+
 @contextlib.asynccontextmanager
 async def _bare(written: Path) -> AsyncGenerator[str]:
     """Run the application that does nothing; where it listens."""
@@ -181,7 +186,7 @@ async def _bare(written: Path) -> AsyncGenerator[str]:
     process = await asyncio.create_subprocess_exec(*command, env={**os.environ})
     try:
         async with asyncio.timeout(_START_SECONDS):
-            while not written.exists() or not (url := written.read_text().strip()):
+            while not (url := _written(written)):
                 if process.returncode is not None:
                     raise Unavailable("the application that does nothing has ended")
                 await asyncio.sleep(_LOOK_SECONDS)

@@ -40,6 +40,8 @@ class Client(asyncio.Protocol):
             OSError: nobody listens there.
         """
         where = urlsplit(url)
+        assert where.hostname
+        assert where.port
         loop = asyncio.get_running_loop()
         _, client = await loop.create_connection(cls, where.hostname, where.port)
         return client
