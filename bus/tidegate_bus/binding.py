@@ -78,6 +78,8 @@ def mode_of(content_type: str | None, headers: Iterable[tuple[bytes, bytes]]) ->
     Raises:
         InvalidEnvelope: code `media_type`; it holds none, or in a format that is not read here.
     """
+    if content_type == STRUCTURED:  # as most say it
+        return Mode.STRUCTURED
     media, _, parameters = (content_type or "").partition(";")
     media = media.strip().lower()
     if media.startswith(_CLOUDEVENTS):

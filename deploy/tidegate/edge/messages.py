@@ -31,7 +31,8 @@ from .problems import Problem
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.edge")
 
-_UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")
+_PLAIN_ID = re.compile(r"[A-Za-z0-9_.~:@-]*")
+_PLAIN_SOURCE = re.compile(r"[A-Za-z0-9_.~:@/-]*")
 _HEARD = 50_000
 _KEY_SECONDS = 5.0
 _PARAMETERS = ("by", "source")
@@ -225,11 +226,12 @@ def visible(caller: Caller, by: str, kind: Kind, to: str) -> bool:
 
 def location(envelope: Envelope) -> str:
     """Where the status of a message is told."""
-    return f"/v1/messages/{_quoted(envelope.id)}?source={_quoted(envelope.source)}"
-
-
-def _quoted(text: str) -> str:
-    return text if _UNRESERVED.fullmatch(text) else quote(text, safe="")  # which is slow
+    id, source = envelope.id, envelope.source
+    if not _PLAIN_ID.fullmatch(id):  # most are; quoting is slow
+        id = quote(id, safe=":@")
+    if not _PLAIN_SOURCE.fullmatch(source):
+        source = quote(source, safe=":@/")
+    return f"/v1/messages/{id}?source={source}"
 
 
 async def opened(link: Link, record: Record) -> Envelope:

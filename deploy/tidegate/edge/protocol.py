@@ -98,14 +98,14 @@ class EdgeProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         assert self.parser, "it is there as long as the connection"
-        self._unset_keepalive_if_required()
         if not self._in_head and not self._in_body:
             self._begin_head()
         try:
             self.parser.feed_data(data)
             if self._in_head:
-                self._head_bytes += len(data)  # of which the parser keeps what is not complete
-                self._check_head()
+                self._head_bytes += len(data)
+                if self._head_bytes > self.bounds.head_bytes:
+                    raise _TooMuch
         except httptools.HttpParserUpgrade:
             self.cycle.keep_alive = False  # it is answered in HTTP/1.1; what follows is not read
         except (httptools.HttpParserError, _TooMuch) as error:
@@ -119,24 +119,15 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._certificate is not None:
             self.scope.setdefault("state", {})["certificate"] = self._certificate
 
-    def on_url(self, url: bytes) -> None:
-        """Take some of the request line."""
-        self._head_bytes += len(url)
-        self._check_head()
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; of what follows a body nobody takes any."""
-        self._head_bytes += len(name) + len(value)
-        self._check_head()
-        if self._in_head:
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         """Hand the request over."""
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > self.bounds.head_bytes or len(self.headers) > self.bounds.headers:
+            raise _TooMuch
         self._in_head, self._in_body = False, True
         self._wait("body", self.bounds.body_seconds)
         super().on_headers_complete()
+        self.headers = []  # what follows a body is no header
         self.scope.setdefault("state", {})[REPLY] = partial(_reply, self.cycle)
 
     def on_body(self, body: bytes) -> None:
@@ -153,10 +144,17 @@ class EdgeProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
-        super().on_response_complete()
-        self._unset_keepalive_if_required()  # there is one timer for all
-        if not self._in_head and not self._in_body:
+        """Go on with a request that is here already, or wait for the next one.
+
+        As in uvicorn, but for its timer: here one looks after everything.
+        """
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif not self._in_head and not self._in_body:
             self._wait("idle", self.bounds.idle_seconds)
 
     def pause_writing(self) -> None:
@@ -173,11 +171,6 @@ class EdgeProtocol(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
         self._wait("head", self.bounds.head_seconds)
-
-    def _check_head(self) -> None:
-        over = self._head_bytes > self.bounds.head_bytes
-        if over or (self.headers and len(self.headers) >= self.bounds.headers):
-            raise _TooMuch
 
     def _wait(self, late: str, seconds: float) -> None:
         self._late, self._due = late, self.loop.time() + seconds

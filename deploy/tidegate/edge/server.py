@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -39,6 +41,12 @@ if TYPE_CHECKING:
     from .webhooks import Webhooks
 
 _BEAT_SECONDS = 1.0
+_INDEX_SECONDS = 0.25
+"""Between two looks at the ledger, which hold up requests; what was accepted here is known anyway.
+"""
+_SWITCH_SECONDS = 0.0005
+"""For which the thread of the index may hold up all requests, where Python would let it for 5 ms.
+"""
 
 
 class Edge:
@@ -60,6 +68,9 @@ class Edge:
     async def run(self) -> None:
         """Serve until `stop`; then answer what is on its way."""
         assert self._server, "used in `async with`"
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        gc.collect()
+        gc.freeze()  # what is here stays: nobody need look through it again while requests wait
         await self._server.run()
 
     def stop(self) -> None:
@@ -83,7 +94,7 @@ class Edge:
             self._follower = follower = Follower(reader)
             stack.push_async_callback(follower.close)
             keeper = stack.enter_context(
-                contextlib.closing(IndexKeeper(access, connection, state.index))
+                contextlib.closing(IndexKeeper(access, connection, state.index, _INDEX_SECONDS))
             )
             stack.push_async_callback(end, asyncio.create_task(keeper.run()))
             index = stack.enter_context(contextlib.closing(LedgerIndex(state.index)))

@@ -61,16 +61,24 @@ class IndexKeeper:
         access: to the ledger.
         connection: hears that the ledger grew.
         path: of the index.
+        pause: seconds between two looks; what comes within them is taken together.
 
     Attributes:
         seq: of the last record that the listeners have heard of, or that is in the index.
         trouble: why it does not go on; empty while it does.
     """
 
-    def __init__(self, access: Access, connection: Connection, path: Path) -> None:
+    def __init__(
+        self,
+        access: Access,
+        connection: Connection,
+        path: Path,
+        pause: float = _PAUSE_SECONDS,
+    ) -> None:
         self._reader = BulkReader(access)
         self._connection = connection
         self._path = path
+        self._pause = pause
         self._listeners: list[Listener] = []
         self._writer: IndexWriter | None = None
         self._lock: BinaryIO | None = None
@@ -97,7 +105,7 @@ class IndexKeeper:
                 grew.clear()
                 if await self._looked():
                     self._caught_up.set()
-                    await asyncio.sleep(_PAUSE_SECONDS)
+                    await asyncio.sleep(self._pause)
                 else:
                     await asyncio.sleep(_RETRY_SECONDS)
                 with contextlib.suppress(TimeoutError):
