@@ -17,8 +17,6 @@ Reply = Callable[[int, list[tuple[bytes, bytes]], bytes], bool]
 """Sends status, headers and body at once; False if that cannot be, and nothing was sent."""
 
 _JSON = "application/json"
-_DISCARDED = 8 * 1024 * 1024
-"""Most bytes of a body that are read only so that the client sees the answer, not a reset."""
 _WAIT = re.compile(r"wait\s*=\s*\"?([0-9]{1,9})\"?", re.IGNORECASE)
 
 
@@ -110,6 +108,7 @@ class Exchange:
 
         Raises:
             Problem: 413, it is larger; 415, it is compressed: what it would grow to, nobody knows.
+                What is not read is the protocol's, see `Bounds.unread`.
             Gone: the client went away.
         """
         coding = (self.header(b"content-encoding") or "identity").strip().lower()
@@ -121,12 +120,10 @@ class Exchange:
                 f"{coding[:40]} is not read here; send the body as it is",
                 at={"header": "Content-Encoding"},
                 headers=(("accept-encoding", "identity"),),
-                close=True,
             )
         length = self.header(b"content-length")
         if length is not None and int(length) > limit:
-            await self._discard(int(length))
-            raise too_large(f"{length} bytes", limit, close=int(length) > _DISCARDED)
+            raise too_large(f"{length} bytes", limit)
         found = bytearray()
         while True:
             message = await self.receive()
@@ -134,7 +131,7 @@ class Exchange:
                 raise Gone
             piece: bytes = message["body"]
             if len(found) + len(piece) > limit:
-                raise too_large(f"over {limit} bytes", limit, close=message["more_body"])
+                raise too_large(f"over {limit} bytes", limit)
             if not message["more_body"]:
                 return bytes(found) + piece if found else piece  # nearly always it is here at once
             found += piece
@@ -143,12 +140,6 @@ class Exchange:
         """Wait until the client goes away."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
-
-    async def _discard(self, length: int) -> None:
-        more = length <= _DISCARDED
-        while more:
-            message = await self.receive()
-            more = message["type"] == "http.request" and message["more_body"]
 
     async def answer(
         self,

@@ -50,7 +50,6 @@ class Problem(Exception):
         at: what is at fault: a `pointer` into the body (RFC 6901), a `header`, or a `parameter` of
             the path or the query.
         retry_after: seconds after which the same request may succeed.
-        close: whether the connection cannot go on: not all of the request was read.
         headers: further ones.
         more: further members of the document.
     """
@@ -64,7 +63,6 @@ class Problem(Exception):
         *,
         at: Mapping[Place, str] = {},
         retry_after: float | None = None,
-        close: bool = False,
         headers: tuple[tuple[str, str], ...] = (),
         more: dict[str, Any] | None = None,
     ) -> None:
@@ -77,8 +75,6 @@ class Problem(Exception):
         self.headers = [*headers]
         if retry_after is not None:
             self.headers.append(("retry-after", str(max(1, math.ceil(retry_after)))))
-        if close:
-            self.headers.append(("connection", "close"))
 
     def body(self) -> bytes:
         """The document."""
@@ -94,7 +90,7 @@ def problem_of(error: TidegateError) -> Problem:
             more = _grounds(error) | {"policies": error.policies}
             return Problem(403, "denied", "Policy says no", _sentence(error), more=more)
         case Rejected(reason=Reason.OVERSIZED):
-            return _too_large(_sentence(error), more=_grounds(error))
+            return _too_large(_sentence(error), _grounds(error))
         case Refused():
             return Problem(400, "rejected", "No message", _sentence(error), more=_grounds(error))
         case Unauthenticated():
@@ -139,13 +135,13 @@ def unfit(detail: str, place: Place, name: str) -> Problem:
     return Problem(400, "invalid", "Not as it should be", detail, at={place: name})
 
 
-def too_large(size: str, limit: int, *, close: bool) -> Problem:
+def too_large(size: str, limit: int) -> Problem:
     """The body of a request is over the limit."""
-    return _too_large(f"{size}, at most {limit} bytes are taken", close=close)
+    return _too_large(f"{size}, at most {limit} bytes are taken")
 
 
-def _too_large(detail: str, *, close: bool = False, more: dict[str, Any] | None = None) -> Problem:
-    return Problem(413, "too-large", "Too large", detail, close=close, more=more)
+def _too_large(detail: str, more: dict[str, Any] | None = None) -> Problem:
+    return Problem(413, "too-large", "Too large", detail, more=more)
 
 
 def _invalid(error: InvalidEnvelope) -> Problem:

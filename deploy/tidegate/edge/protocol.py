@@ -38,6 +38,8 @@ class Bounds:
         head_seconds: from the first byte of a request to the end of its headers.
         body_seconds: for the body, and one more for each `body_rate` bytes that have come.
         body_rate: bytes.
+        unread: bytes of a body that are read after the answer, so that a client that still sends
+            gets to see it; then the connection ends.
         idle_seconds: between two requests, and before the first.
         write_seconds: for which a client may take nothing of what is sent to it.
     """
@@ -48,6 +50,7 @@ class Bounds:
     head_seconds: float = 10.0
     body_seconds: float = 10.0
     body_rate: int = 16 * 1024
+    unread: int = 8 * 1024 * 1024
     idle_seconds: float = 75.0
     write_seconds: float = 30.0
 
@@ -70,6 +73,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._in_head = False
         self._in_body = False
         self._head_bytes = 0
+        self._unread = 0
         self._unwritten: float | None = None
 
     def connection_made(  # type: ignore[override]  # as in uvicorn
@@ -134,13 +138,20 @@ class EdgeProtocol(HttpToolsProtocol):
         """Take some of the body, and give it time for some more."""
         if self._due is not None:
             self._due += len(body) / self.bounds.body_rate
+        if self.cycle.response_complete:
+            self._unread += len(body)
+            if self._unread > self.bounds.unread:
+                CUT.labels("unread").inc()
+                self.transport.close()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is here; how long the answer takes is not for the client to say."""
         self._in_head = self._in_body = False
-        self._head_bytes = 0
+        self._head_bytes = self._unread = 0
         self._due = None
+        if self.cycle.response_complete:
+            self._wait("idle", self.bounds.idle_seconds)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -184,7 +195,7 @@ class EdgeProtocol(HttpToolsProtocol):
             return
         # Where reading is paused it is not the client who is late.
         if self._due is not None and now >= self._due and not self.flow.read_paused:
-            if self._late == "idle":
+            if self._late == "idle" or (self._in_body and self.cycle.response_complete):
                 self.transport.close()
             else:
                 detail = f"the {self._late} of the request did not come in time"

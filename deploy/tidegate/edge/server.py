@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import resource
 import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -68,6 +69,7 @@ class Edge:
     async def run(self) -> None:
         """Serve until `stop`; then answer what is on its way."""
         assert self._server, "used in `async with`"
+        _allow_files(2 * EdgeProtocol.bounds.connections)
         sys.setswitchinterval(_SWITCH_SECONDS)
         gc.collect()
         gc.freeze()  # what is here stays: nobody need look through it again while requests wait
@@ -147,6 +149,14 @@ class Edge:
         status = "stopping" if self._stopping.is_set() else "ok" if healthy else "unhealthy"
         body = msgspec.json.encode({"status": status})
         await exchange.answer(200 if status == "ok" else 503, body)
+
+
+def _allow_files(count: int) -> None:
+    """Have so many open at once, as far as this process may: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _webhooks(project: Project, callers: Callers, submission: Submission) -> Webhooks | None:

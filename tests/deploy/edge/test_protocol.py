@@ -25,6 +25,7 @@ BOUNDS = Bounds(
     head_seconds=0.4,
     body_seconds=0.4,
     body_rate=100_000,
+    unread=500_000,
     idle_seconds=0.4,
     write_seconds=0.4,
 )
@@ -200,7 +201,7 @@ async def test_a_body_has_as_much_more_time_as_it_brings_bytes(tmp_path: Path) -
 @pytest.mark.parametrize(
     "head",
     [
-        b"POST /echo HTTP/1.1\r\n" + b"".join(b"h%d: 1\r\n" % n for n in range(30)),
+        b"POST /echo HTTP/1.1\r\n" + b"".join(b"h%d: 1\r\n" % n for n in range(30)) + b"\r\n",
         b"POST /echo HTTP/1.1\r\nh: " + b"x" * 3000,
         b"POST /echo?" + b"x" * 3000 + b" HTTP/1.1\r\n",
         b"x" * 3000,
@@ -209,7 +210,7 @@ async def test_a_body_has_as_much_more_time_as_it_brings_bytes(tmp_path: Path) -
 async def test_more_headers_than_there_may_be_end_the_connection(
     tmp_path: Path, head: bytes
 ) -> None:
-    """Whether they are many or long, and before they are complete."""
+    """Whether they are many or long; who does not come to their end is not waited for."""
     async with serving(tmp_path) as server:
         client = await Client.of(server)
         await client.say(head)
@@ -306,6 +307,19 @@ async def test_a_body_over_the_limit_is_told_so_also_to_who_still_sends(tmp_path
         head = b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         await chunked.say(head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(large), large))
         assert (await chunked.hear())[0] == 413
+
+
+async def test_a_body_that_nobody_reads_is_not_read_for_ever(tmp_path: Path) -> None:
+    """The answer is there at once; who goes on sending is let go after a while."""
+    async with serving(tmp_path) as server:
+        client = await Client.of(server)
+        await client.say(post(b"x" * 1000, length=10_000_000))
+        assert (await client.hear())[0] == 413
+        for _ in range(60):
+            await client.say(b"x" * 10_000)
+
+        async with asyncio.timeout(5):
+            assert await client.over() == b""
 
 
 async def test_a_wish_for_another_protocol_is_not_heard(tmp_path: Path) -> None:
