@@ -100,7 +100,7 @@ class Submission:
         except NoReceipt as error:
             if not error.accepted:
                 raise
-        self._heard.add(by, envelope)
+        self._heard.add(by, envelope, receipt.seq if receipt else None)
         if receipt is None:
             return Outcome(envelope.id, envelope.source, 202)
         return Outcome(

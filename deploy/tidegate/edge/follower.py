@@ -115,13 +115,11 @@ class Follower:
         return [self._kept[index] for index in range(begin, min(begin + _SOME, len(self._kept)))]
 
     async def grow(self, seq: int, patience: float) -> None:
-        """Wait until there is a record after one, or patience is over (seconds)."""
-        try:
-            async with asyncio.timeout(patience):
-                while self.last <= seq:
+        """Wait for a record after one, for `wake`, or until patience is over (seconds)."""
+        if self.last <= seq:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
                     await self._grown.wait()
-        except TimeoutError:
-            pass
 
     def wake(self) -> None:
         """Let all who wait look."""

@@ -27,7 +27,7 @@ from tidegate_schemas.subjects import Kind, Principal, Verdict
 from .callers import Caller, Callers
 from .exchange import Exchange
 from .links import Link, Links
-from .problems import Problem
+from .problems import Place, Problem
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.edge")
 
@@ -55,23 +55,22 @@ class Finder(Protocol):
 
 
 class Heard:
-    """What was accepted here lately: known before it is in the ledger, and in the index."""
+    """What was accepted here lately: known before it is in the index, or in the ledger."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[Principal, str], list[str]] = OrderedDict()
+        self._known: OrderedDict[tuple[Principal, str], dict[str, int | None]] = OrderedDict()
 
-    def add(self, by: Principal, envelope: Envelope) -> None:
-        """The durable ingress has this."""
-        sources = self._known.setdefault((by, envelope.id), [])
-        if envelope.source not in sources:
-            sources.append(envelope.source)
+    def add(self, by: Principal, envelope: Envelope, seq: int | None) -> None:
+        """The durable ingress has this; the ledger too, if it is known under which sequence."""
+        sources = self._known.setdefault((by, envelope.id), {})
+        sources[envelope.source] = seq or sources.get(envelope.source)
         if len(self._known) > _HEARD:
             self._known.popitem(last=False)
 
-    def source(self, by: Principal, id: str, source: str | None) -> str | None:
-        """The source of what was accepted; None if it was not, or too long ago."""
-        sources = self._known.get((by, id), [])
-        return next((one for one in sources if source in (None, one)), None)
+    def find(self, by: Principal, id: str, source: str | None) -> tuple[str, int | None] | None:
+        """Source and sequence of what was accepted; None if it was not, or too long ago."""
+        sources = self._known.get((by, id), {})
+        return next((one for one in sources.items() if source in (None, one[0])), None)
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -167,37 +166,38 @@ class Messages:
         return (await self._record(row.seq))[0] if row else None
 
     async def _status(self, caller: Caller, by: str, id: str, source: str | None) -> Status:
+        own, seq = by == str(caller.principal), None
         row = await self._last(by, id, source)
-        if row is None or not visible(caller, row.by, row.kind, row.to):
-            accepted = None
-            if by == str(caller.principal):
-                accepted = self._heard.source(caller.principal, id, source)
-            if accepted is None:
-                detail = "no message of this id is known; one that was accepted may be so soon"
-                raise Problem(
-                    404, "unknown-message", "No such message", detail, at={"parameter": "id"}
-                )
-            return Status(id, accepted, by, "accepted")
-        record, payload = await self._record(row.seq)
+        if row and visible(caller, row.by, row.kind, row.to):
+            source, seq = row.source, row.seq
+        elif own and (heard := self._heard.find(caller.principal, id, source)):
+            source, seq = heard
+        else:
+            detail = "no message of this id is known; one that was accepted may be so soon"
+            at: dict[Place, str] = {"parameter": "id"}
+            raise Problem(404, "unknown-message", "No such message", detail, at=at)
+        if seq is None:
+            return Status(id, source, by, "accepted")
+        record, payload = await self._record(seq)
         result = None
-        if row.kind is Kind.TASK and row.by == str(caller.principal):
+        if record.kind is Kind.TASK and own:
             found = await self.answer(caller.principal, id)
             if found:
                 event = await opened(await self._links.of(caller.principal), found)
                 result = Result(found.seq, msgspec.Raw(encode(event)))
         return Status(
             id,
-            row.source,
-            row.by,
+            source,
+            record.by,
             "answered" if result else "decided",
-            row.verdict,
-            row.seq,
+            record.verdict,
+            seq,
             record.time,
             record.why.reason,
             record.why.policies,
             record.first,
             result,
-            await asyncio.to_thread(_proven, self._notary, row.seq, payload),
+            await asyncio.to_thread(_proven, self._notary, seq, payload),
         )
 
     async def _last(self, by: str, id: str, source: str | None) -> Row | None:
