@@ -13,7 +13,7 @@ from pathlib import Path
 import uvloop
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tidegate.edge.protocol import EdgeProtocol
@@ -21,9 +21,9 @@ from tidegate.web import WebServer
 
 
 async def nothing(request: Request) -> Response:
-    """Read the body, as any application does that is posted to, and say that all is well."""
+    """Read the body, as any application does that is posted to, and answer with JSON."""
     await request.body()
-    return Response(status_code=202)
+    return JSONResponse({}, 202)
 
 
 async def main(written: Path) -> None:
