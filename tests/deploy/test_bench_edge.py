@@ -19,4 +19,5 @@ async def test_both_are_measured_by_the_same_requests(tmp_path: Path) -> None:
     for name in ("bare", "edge, accepted", "edge, verdict"):
         assert 0 < found[f"{name}, p50"] <= found[f"{name}, p99"]
         assert found[name] > 0
+        assert found[f"{name}, server's time"] > 0
     assert found["edge, accepted / bare"] == found["edge, accepted"] / found["bare"]

@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import json
 import math
-import os
 import secrets
 import statistics
 import subprocess
@@ -47,6 +46,7 @@ from tidegate_schemas.subjects import Kind, Principal, Verdict
 from tidegate_schemas.vocabulary import GATEWAY
 
 from .load import Figure, OnProgress
+from .machine import processor_seconds
 
 _AGENT = Principal("bench", "agent")
 _SYSTEM = Principal("bench", "system")
@@ -198,12 +198,7 @@ class _Broker:
 
     def cpu(self) -> float:
         """Seconds of processor time that it has used; not a number where that is unknown."""
-        try:
-            stat = Path(f"/proc/{self.server.pid}/stat").read_text()
-        except OSError:
-            return float("nan")
-        user, system = stat.rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return processor_seconds(self.server.pid)
 
     def memory(self) -> float:
         """MiB of memory that it occupies."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import os
 import statistics
 import sys
 import time
@@ -31,6 +30,7 @@ from tidegate_schemas.vocabulary import OPERATOR
 
 from . import PROJECT
 from .load import LOAD, Figure, OnProgress
+from .machine import processor_seconds
 from .requests import Client, request
 
 _WARM = 200
@@ -40,10 +40,18 @@ _LOOK_SECONDS = 0.05
 
 @dataclass(slots=True)
 class Rounds:
-    """What was measured of one of them: requests a second, round by round, and each latency."""
+    """What was measured of one of them.
+
+    Attributes:
+        rates: requests a second, of each round.
+        seconds: that each request took.
+        used: seconds of processor time of the server, without what the bus does with an event.
+            Where cores are few, the rate tells of both.
+    """
 
     rates: list[float] = field(default_factory=list[float])
     seconds: list[float] = field(default_factory=list[float])
+    used: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -51,13 +59,14 @@ class Rounds:
         return statistics.median(self.rates)
 
     def figures(self, name: str) -> list[Figure]:
-        """Rate, p50 and p99."""
-        spent = [percentile(self.seconds, percent) for percent in (50, 99)]
-        p50, p99 = (math.nan if s is None else s * 1000 for s in spent)
+        """Rate, p50, p99 and processor time a request."""
+        took = [percentile(self.seconds, percent) for percent in (50, 99)]
+        p50, p99 = (math.nan if s is None else s * 1000 for s in took)
         return [
             Figure(name, self.rate, "requests/s"),
             Figure(f"{name}, p50", p50, "ms"),
             Figure(f"{name}, p99", p99, "ms"),
+            Figure(f"{name}, server's time", self.used / len(self.seconds) * 1e6, "µs/request"),
         ]
 
 
@@ -84,28 +93,32 @@ async def edge(
     """
     project = load_project(PROJECT, state)
     async with (
-        _bare(state / "bare.url") as bare,
-        Stack(project, agents=set(), faces=("edge",)),
+        _bare(state / "bare.url") as (bare, bare_pid),
+        Stack(project, agents=set(), faces=("edge",)) as stack,
         await Bus.of_project(str(OPERATOR), PROJECT, state) as operator,
     ):
         own = project.state.edge_url.read_text().strip()
         _, token = Tokens(project.state.tokens).add(Principal.parse(LOAD), now=time.time_ns())
         load = _Load(token, size, clients)
+        own_pid = next(child.pid for child in stack.children if child.name == "edge")
+        assert own_pid
         waits = {
-            "bare": (bare, "accepted", 202),
-            "edge, accepted": (own, "accepted", 202),
-            "edge, verdict": (own, "verdict", 200),
+            "bare": (bare, bare_pid, "accepted", 202),
+            "edge, accepted": (own, own_pid, "accepted", 202),
+            "edge, verdict": (own, own_pid, "verdict", 200),
         }
         found = {name: Rounds() for name in waits}
         done = 0
-        for url, wait, status in waits.values():
+        for url, _, wait, status in waits.values():
             await load.post(url, wait, status, _WARM)
         for _ in range(rounds):
-            for name, (url, wait, status) in waits.items():
+            for name, (url, pid, wait, status) in waits.items():
                 await _quiet(operator)
-                seconds = await load.post(url, wait, status, requests)
+                before = processor_seconds(pid)
+                found[name].seconds += await load.post(url, wait, status, requests)
                 found[name].rates.append(requests / load.took)
-                found[name].seconds += seconds
+                await _quiet(operator)  # what follows an answer is a part of it
+                found[name].used += processor_seconds(pid) - before
                 done += requests
                 on_progress(done)
     figures = [figure for name, measured in found.items() for figure in measured.figures(name)]
@@ -180,17 +193,17 @@ def _written(url: Path) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _bare(written: Path) -> AsyncGenerator[str]:
-    """Run the application that does nothing; where it listens."""
+async def _bare(written: Path) -> AsyncGenerator[tuple[str, int]]:
+    """Run the application that does nothing; where it listens, and its pid."""
     command = (sys.executable, "-m", "tidegate.bench.bare", str(written))
-    process = await asyncio.create_subprocess_exec(*command, env={**os.environ})
+    process = await asyncio.create_subprocess_exec(*command)
     try:
         async with asyncio.timeout(_START_SECONDS):
             while not (url := _written(written)):
                 if process.returncode is not None:
                     raise Unavailable("the application that does nothing has ended")
                 await asyncio.sleep(_LOOK_SECONDS)
-        yield url
+        yield url, process.pid
     finally:
         if process.returncode is None:
             process.terminate()

@@ -30,6 +30,16 @@ async def machine() -> dict[str, str]:
     }
 
 
+def processor_seconds(pid: int) -> float:
+    """Processor time that a process has used; not a number where that is unknown."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return float("nan")
+    user, system = stat.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def _processor() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
