@@ -6,13 +6,11 @@ import asyncio
 import re
 from collections import OrderedDict
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import quote
 
 import msgspec
 import structlog
 
-from tidegate.index import Row
 from tidegate.proving import NotCovered, prove
 from tidegate_bus.ledger import LedgerReader
 from tidegate_evidence.export import CHECKPOINT
@@ -27,6 +25,7 @@ from tidegate_schemas.subjects import Kind, Principal, Verdict
 from .callers import Caller, Callers
 from .exchange import Exchange
 from .links import Link, Links
+from .lookups import Lookups
 from .problems import Place, Problem
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.edge")
@@ -36,22 +35,6 @@ _PLAIN_SOURCE = re.compile(r"[A-Za-z0-9_.~:@/-]*")
 _HEARD = 50_000
 _KEY_SECONDS = 5.0
 _PARAMETERS = ("by", "source")
-
-
-class Finder(Protocol):
-    """Finds records by what they hold; see `index.LedgerIndex`. It may lag behind the ledger."""
-
-    def find(self, by: str | Principal, id: str, source: str | None = None) -> Row | None:
-        """The first record of an envelope."""
-        ...
-
-    def answer(self, to: str | Principal, causation: str) -> Row | None:
-        """The result of a task."""
-        ...
-
-    def following(self, seq: int) -> list[Row]:
-        """Records that refer to one as their first."""
-        ...
 
 
 class Heard:
@@ -124,7 +107,7 @@ class Messages:
         callers: who asks.
         links: opens sealed results, as who asks.
         reader: of the ledger.
-        finder: finds records.
+        lookups: finds records.
         heard: what this process has accepted.
         notary: folder of the notary.
     """
@@ -134,17 +117,16 @@ class Messages:
         callers: Callers,
         links: Links,
         reader: LedgerReader,
-        finder: Finder,
+        lookups: Lookups,
         heard: Heard,
         notary: Path,
     ) -> None:
         self._callers = callers
         self._links = links
         self._reader = reader
-        self._finder = finder
+        self._lookups = lookups
         self._heard = heard
         self._notary = notary
-        self._searching = asyncio.Lock()
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer a request."""
@@ -161,13 +143,12 @@ class Messages:
         Raises:
             Unavailable: the index cannot be read, or the ledger does not answer.
         """
-        async with self._searching:
-            row = await asyncio.to_thread(self._finder.answer, to, causation)
+        row = await self._lookups.answer(to, causation)
         return (await self._record(row.seq))[0] if row else None
 
     async def _status(self, caller: Caller, by: str, id: str, source: str | None) -> Status:
         own, seq = by == str(caller.principal), None
-        row = await self._last(by, id, source)
+        row = await self._lookups.message(by, id, source)
         if row and visible(caller, row.by, row.kind, row.to):
             source, seq = row.source, row.seq
         elif own and (heard := self._heard.find(caller.principal, id, source)):
@@ -199,15 +180,6 @@ class Messages:
             result,
             await asyncio.to_thread(_proven, self._notary, seq, payload),
         )
-
-    async def _last(self, by: str, id: str, source: str | None) -> Row | None:
-        """What says how a message stands: its first record, or what ended its wait."""
-        async with self._searching:
-            row = await asyncio.to_thread(self._finder.find, by, id, source)
-            if row and row.verdict is Verdict.HOLD:
-                later = await asyncio.to_thread(self._finder.following, row.seq)
-                row = next((end for end in later if end.verdict is not Verdict.DUPLICATE), row)
-        return row
 
     async def _record(self, seq: int) -> tuple[Record, bytes]:
         stored = await self._reader.one(seq)

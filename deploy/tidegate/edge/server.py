@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from tidegate.index import IndexKeeper, LedgerIndex
 from tidegate.project import Project, address, client_tls
 from tidegate.web import WebServer
 from tidegate_bus.bulk import Access
@@ -31,6 +30,7 @@ from .exchange import Exchange
 from .follower import Follower
 from .hooks import Hooks
 from .links import Links
+from .lookups import Lookups
 from .messages import Heard, Messages
 from .openapi import Document
 from .protocol import EdgeProtocol
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
     from .webhooks import Webhooks
 
 _BEAT_SECONDS = 1.0
-_INDEX_SECONDS = 0.25
-"""Between two looks at the ledger, which hold up requests; what was accepted here is known anyway.
-"""
 _SWITCH_SECONDS = 0.0005
 """For which the thread of the index may hold up all requests, where Python would let it for 5 ms.
 """
@@ -95,16 +92,13 @@ class Edge:
             links = await stack.enter_async_context(Links(state))
             self._follower = follower = Follower(reader)
             stack.push_async_callback(follower.close)
-            keeper = stack.enter_context(
-                contextlib.closing(IndexKeeper(access, connection, state.index, _INDEX_SECONDS))
-            )
-            stack.push_async_callback(end, asyncio.create_task(keeper.run()))
-            index = stack.enter_context(contextlib.closing(LedgerIndex(state.index)))
+            lookups = Lookups(access, connection, state.index)
+            await stack.enter_async_context(lookups)
 
             own, heard = project.settings.edge, Heard()
             limits = Limits(own.body_bytes, project.settings.gateway.envelope_bytes)
             submission = Submission(links, heard)
-            messages = Messages(callers, links, reader, index, heard, state.notary)
+            messages = Messages(callers, links, reader, lookups, heard, state.notary)
             tasks = Tasks(callers, submission, links, limits, follower, messages, self._stopping)
 
             hooks = Hooks(_webhooks(project, callers, submission), limits)
