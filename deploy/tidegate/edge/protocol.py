@@ -75,6 +75,9 @@ class EdgeProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._unread = 0
         self._unwritten: float | None = None
+        self._answered: RequestResponseCycle | None = None
+        """The request that is being answered; others may wait behind it."""
+        self._wishes = False
 
     def connection_made(  # type: ignore[override]  # as in uvicorn
         self, transport: asyncio.Transport
@@ -95,6 +98,10 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._timer:
             self._timer.cancel()
             self._timer = None
+        if self._answered:  # uvicorn tells only the last request, and this may be an earlier one
+            self._answered.disconnected = True
+            self._answered.message_event.set()
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -105,15 +112,38 @@ class EdgeProtocol(HttpToolsProtocol):
         if not self._in_head and not self._in_body:
             self._begin_head()
         try:
-            self.parser.feed_data(data)
+            self._feed(data)
             if self._in_head:
                 self._head_bytes += len(data)
                 if self._head_bytes > self.bounds.head_bytes:
                     raise _TooMuch
-        except httptools.HttpParserUpgrade:
-            self.cycle.keep_alive = False  # it is answered in HTTP/1.1; what follows is not read
         except (httptools.HttpParserError, _TooMuch) as error:
             self._refuse(_refusal(error, self.bounds), "head" if self._in_head else "malformed")
+
+    def _feed(self, data: bytes) -> None:
+        """Parse some, and where a client wishes for another protocol, as if it did not.
+
+        It is answered in HTTP/1.1 (RFC 9110, 7.8), with the body that it has sent: the parser
+        takes what follows such a head for the other protocol, so it is given it once more.
+        """
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as wish:
+                if not self._wishes:
+                    raise httptools.HttpParserError("no such method here") from None
+                data = self._head() + data[wish.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            else:
+                return
+
+    def _head(self) -> bytes:
+        """The head of a request again, without the wish."""
+        version = self.parser.get_http_version().encode()
+        line = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, version)
+        kept = [b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"".join([line, *kept, b"\r\n"])
 
     def on_message_begin(self) -> None:
         """Begin a request."""
@@ -128,10 +158,15 @@ class EdgeProtocol(HttpToolsProtocol):
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > self.bounds.head_bytes or len(self.headers) > self.bounds.headers:
             raise _TooMuch
+        self._wishes = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._wishes:
+            return
         self._in_head, self._in_body = False, True
         self._wait("body", self.bounds.body_seconds)
         super().on_headers_complete()
         self.headers = []  # what follows a body is no header
+        if not self.pipeline:
+            self._answered = self.cycle
         self.scope.setdefault("state", {})[REPLY] = partial(_reply, self.cycle)
 
     def on_body(self, body: bytes) -> None:
@@ -147,6 +182,8 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is here; how long the answer takes is not for the client to say."""
+        if self._wishes:
+            return
         self._in_head = self._in_body = False
         self._head_bytes = self._unread = 0
         self._due = None
@@ -160,11 +197,13 @@ class EdgeProtocol(HttpToolsProtocol):
         As in uvicorn, but for its timer: here one looks after everything.
         """
         self.server_state.total_requests += 1
+        self._answered = None
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            self._answered, app = self.pipeline.pop()
+            self._start_asgi_task(self._answered, app)
         elif not self._in_head and not self._in_body:
             self._wait("idle", self.bounds.idle_seconds)
 
@@ -205,8 +244,19 @@ class EdgeProtocol(HttpToolsProtocol):
         self._timer = self.loop.call_later(soon, self._look)
 
     def _refuse(self, problem: Problem, why: str) -> None:
-        """Say what is wrong, and close."""
+        """Say what is wrong, and close; but an earlier request gets its own answer."""
         CUT.labels(why).inc()
+        earlier = self._answered
+        if (
+            earlier
+            and not earlier.response_started
+            and (self._in_head or earlier is not self.cycle)
+        ):
+            self._due = None
+            self.pipeline.clear()
+            earlier.keep_alive = False
+            self.flow.pause_reading()
+            return
         if self.cycle and not self.cycle.response_complete:  # it is None before the first
             self.cycle.disconnected = True  # nobody else answers now
             self.cycle.message_event.set()

@@ -44,9 +44,15 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.go = asyncio.Event()
         self.waiting = 0
+        self.left = 0
         self.clients: list[Client] = []
         app = Application(
-            [("POST", "/echo", self._echo), ("GET", "/wait", self._wait), ("GET", "/big", _big)]
+            [
+                ("POST", "/echo", self._echo),
+                ("GET", "/wait", self._wait),
+                ("GET", "/stay", self._stay),
+                ("GET", "/big", _big),
+            ]
         )
         self.web = WebServer(app, "127.0.0.1", 0, folder / "url", protocol=Quick)
         self.port = int(self.web.url.rpartition(":")[2])
@@ -60,6 +66,12 @@ class Server:
         self.waiting += 1
         await self.go.wait()
         await exchange.answer(200, b'"waited"')
+
+    async def _stay(self, exchange: Exchange) -> None:
+        await exchange.begin([(b"content-type", b"text/event-stream")])
+        await exchange.send({"type": "http.response.body", "body": b"here", "more_body": True})
+        await exchange.left()
+        self.left += 1
 
 
 async def _big(exchange: Exchange) -> None:
@@ -331,6 +343,44 @@ async def test_a_wish_for_another_protocol_is_not_heard(tmp_path: Path) -> None:
         await client.say(b"GET /wait HTTP/1.1\r\nHost: x\r\n" + wish + b"\r\n")
 
         assert (await client.hear())[0] == 200
+
+
+async def test_a_wish_for_another_protocol_takes_no_body_away(tmp_path: Path) -> None:
+    """As Java's client wishes with every request: the body is the request's, and so is the next."""
+    async with serving(tmp_path) as server:
+        client = await Client.of(server)
+        wish = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMA")
+        await client.say(post(b"a body", *wish) + post(b"next", *wish)[:-1])
+        await client.say(b"t" + post(b"last"))
+
+        sizes = [json.loads((await client.hear())[2])["size"] for _ in range(3)]
+        assert sizes == [6, 4, 4]
+
+
+async def test_a_stream_ends_with_its_connection_also_where_a_request_waits_behind_it(
+    tmp_path: Path,
+) -> None:
+    """Or its place would be taken for ever."""
+    async with serving(tmp_path) as server:
+        client = await Client.of(server)
+        await client.say(b"GET /stay HTTP/1.1\r\nHost: x\r\n\r\n" + post(b"behind"))
+        await client.reader.readuntil(b"here")
+        client.writer.transport.abort()
+
+        await until(lambda: server.left == 1, seconds=5)
+
+
+async def test_what_is_wrong_with_a_request_is_not_told_of_an_earlier_one(tmp_path: Path) -> None:
+    """Whoever sends without waiting takes the answers in order."""
+    async with serving(tmp_path) as server:
+        client = await Client.of(server)
+        await client.say(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n" + b" no HTTP\r\n\r\n")
+        await until(lambda: server.waiting == 1)
+        server.go.set()
+
+        status, headers, body = await client.hear()
+        assert (status, headers["connection"], body) == (200, "close", b'"waited"')
+        assert await client.over() == b""
 
 
 async def test_what_is_on_its_way_is_answered_when_the_server_stops(tmp_path: Path) -> None:
