@@ -68,6 +68,7 @@ class Application:
         try:
             route = self._route(exchange)
             path = route.path
+            exchange.check_headers()
             handler = route.handlers.get(scope["method"])
             if handler is None:
                 raise _no_method(scope["method"], route)

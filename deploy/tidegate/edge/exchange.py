@@ -17,6 +17,17 @@ Reply = Callable[[int, list[tuple[bytes, bytes]], bytes], bool]
 """Sends status, headers and body at once; False if that cannot be, and nothing was sent."""
 
 _JSON = "application/json"
+_SINGLE = frozenset(
+    (
+        b"authorization",
+        b"content-encoding",
+        b"content-type",
+        b"host",
+        b"idempotency-key",
+        b"last-event-id",
+    )
+)
+"""Headers of which two say two things: what stands before the edge may have read the other one."""
 _WAIT = re.compile(r"wait\s*=\s*\"?([0-9]{1,9})\"?", re.IGNORECASE)
 
 
@@ -53,6 +64,28 @@ class Exchange:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.parameters: dict[str, str] = {}
         self.status: int | None = None
+
+    def check_headers(self) -> None:
+        """See to it that no header says two things.
+
+        Raises:
+            Problem: 400; one that decides something is given twice.
+        """
+        given: list[tuple[bytes, bytes]] = self.scope["headers"]
+        if len(given) == len(self.headers):
+            return
+        seen: set[bytes] = set()
+        for name, _ in given:
+            if name in seen and name in _SINGLE:
+                text = name.decode()
+                raise Problem(
+                    400,
+                    "invalid",
+                    "Not as it should be",
+                    f"{text} is given twice",
+                    at={"header": text},
+                )
+            seen.add(name)
 
     def header(self, name: bytes) -> str | None:
         """A header as text, byte by byte (ISO 8859-1)."""

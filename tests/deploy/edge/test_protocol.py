@@ -239,6 +239,19 @@ async def test_what_is_no_http_is_told_so(tmp_path: Path) -> None:
         assert await client.problem() == (400, "http")
 
 
+@pytest.mark.parametrize("name", ["authorization", "content-type", "host"])
+async def test_a_header_that_decides_something_is_given_once(tmp_path: Path, name: str) -> None:
+    """A proxy may have read the first where the edge would read the last; others may repeat."""
+    async with serving(tmp_path) as server:
+        client = await Client.of(server)
+        twice = [f"{name}: {text}".encode() for text in "ab"]
+        await client.say(post(b"a", *twice))
+        assert (await client.hear())[0] == 400
+
+        await client.say(post(b"a", b"Prefer: a", b"Prefer: b"))
+        assert (await client.hear())[0] == 200
+
+
 async def test_what_follows_a_body_is_no_header(tmp_path: Path) -> None:
     """A trailer cannot say who calls, or what an event is."""
     async with serving(tmp_path) as server:
