@@ -20,6 +20,7 @@ import ssl
 from types import TracebackType
 from typing import Self
 
+from tidegate.edge.protocol import EdgeProtocol
 from tidegate.project import Project
 from tidegate.web import WebServer
 from tidegate_bus.tasks import end
@@ -84,7 +85,9 @@ class Console:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self._here)
             app = application(self._here)
-            self._server = WebServer(app, own.host, own.port, state.console_url, tls=tls)
+            self._server = WebServer(
+                app, own.host, own.port, state.console_url, tls=tls, protocol=EdgeProtocol
+            )
             self._closing = stack.pop_all()
         return self
 

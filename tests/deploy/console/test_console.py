@@ -385,6 +385,17 @@ async def test_what_if_shows_what_another_bundle_would_have_said(here: Ground) -
         assert "does not load" in broken
 
 
+async def test_headers_without_end_are_cut_off(here: Ground) -> None:
+    """Nobody needs to be logged in to send them: what is kept of them must be bounded."""
+    host, port = here.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /login HTTP/1.1\r\nHost: localhost\r\nx: " + b"x" * 100_000)
+
+    async with asyncio.timeout(5):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 431 ")
+    writer.close()
+
+
 async def test_damaged_tokens_let_nobody_in(here: Ground) -> None:
     """Nor do they show anything more to who is in; mended, everything is as before."""
     path = here.project.state.tokens
