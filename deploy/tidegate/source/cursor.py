@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
+import stat
 from collections.abc import Generator
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -71,6 +73,23 @@ def alone(path: Path) -> Generator[None]:
         except BlockingIOError:
             raise InvalidInput(f"another process keeps in {path} how far it got") from None
         yield
+
+
+def open_file(path: Path, *, follow: bool = True) -> int:
+    """Open a file to read it. Nobody can make a source wait, as a named pipe would.
+
+    Args:
+        path: of the file.
+        follow: whether it may be a link to one.
+
+    Raises:
+        OSError: it is not there, is not for us, or is no regular file.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    return file
 
 
 def event_id(*parts: object) -> str:

@@ -17,6 +17,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Literal
 
 import msgspec
@@ -24,7 +25,7 @@ import structlog
 
 from tidegate_schemas.errors import InvalidInput
 
-from .cursor import Cursor, event_id
+from .cursor import Cursor, event_id, open_file
 from .lines import LONGEST, Line, Lines
 from .pump import Item
 from .shape import Shape
@@ -139,10 +140,12 @@ class Tail:
     def _first(self) -> None:
         """Nothing is known yet: begin at the end, or at the beginning if that is wanted."""
         try:
-            file = os.open(self._path, os.O_RDONLY)
+            file = open_file(self._path)
         except FileNotFoundError:
             self._begin(None)
             return
+        except OSError as error:
+            raise InvalidInput(f"{self._path}: {error.strerror}") from None
         try:
             offset = 0 if self._existing else _last_line(file)
             start = max(0, offset - _MARK)
@@ -180,7 +183,7 @@ class Tail:
         """A file, if it goes on where we are. With `of`, it must be that one, else a copy."""
         place = self._place
         try:
-            file = os.open(path, os.O_RDONLY)
+            file = open_file(path)
         except OSError:
             return None
         stat = os.fstat(file)
@@ -201,7 +204,7 @@ class Tail:
         while True:
             for path in (*self._rotated(after), self._path):
                 try:
-                    file = os.open(path, os.O_RDONLY)
+                    file = open_file(path)
                 except FileNotFoundError:
                     continue
                 except OSError as error:
@@ -226,7 +229,8 @@ class Tail:
             if self._renamed.fullmatch(path.name):
                 with contextlib.suppress(FileNotFoundError):
                     stat = path.stat()
-                    if _identity(stat) != (self._place.device, self._place.inode):
+                    other = _identity(stat) != (self._place.device, self._place.inode)
+                    if other and S_ISREG(stat.st_mode):
                         found.append((stat.st_mtime_ns, path))
         return [path for written, path in sorted(found) if written > after]
 

@@ -22,7 +22,7 @@ from typing import Any
 from tidegate_schemas.clock import rfc3339
 from tidegate_schemas.errors import InvalidInput
 
-from .cursor import event_id
+from .cursor import event_id, open_file
 from .pump import Item
 from .shape import Shape
 
@@ -90,7 +90,7 @@ class Watch:
             began = time.monotonic()
             files = dict(self._files())
             for path in self._complete(files):
-                found = await asyncio.to_thread(self._look, path)
+                found = await asyncio.to_thread(self._look, path, files[path])
                 if isinstance(found, _File) and found.seen.digest == self._digest(path):
                     self.settled(found.seen)  # touched, or renamed from something equal
                 elif found:
@@ -172,23 +172,28 @@ class Watch:
         self._new = new
         return found
 
-    def _look(self, path: str) -> _File | None:
-        """Read a file; None if it changed meanwhile, or is gone."""
+    def _look(self, path: str, listed: os.stat_result) -> _File | None:
+        """Read a file; None if it is not the one that was listed any more.
+
+        So a link that takes its place, or that of a folder, leads to nothing.
+        """
         digest, content = hashlib.sha256(), b""
         try:
-            with (self._folder / path).open("rb") as file:
+            with os.fdopen(open_file(self._folder / path, follow=False), "rb") as file:
                 before = os.fstat(file.fileno())
+                if _stamp(before) != _stamp(listed):
+                    return None
                 while data := file.read(_CHUNK):
                     digest.update(data)
-                    if before.st_size <= self._content:
+                    if len(content) + len(data) <= self._content:
                         content += data
                 after = os.fstat(file.fileno())
         except FileNotFoundError:
             return None
         except OSError as error:
             # Known as it is: when it may be read, its stamp is another one.
-            stat = (self._folder / path).stat()
-            return _File(Seen(path, _stamp(stat), ""), stat, b"", error.strerror or str(error))
+            why = error.strerror or str(error)
+            return _File(Seen(path, _stamp(listed), ""), listed, b"", why)
         if _stamp(before) != _stamp(after):
             return None
         return _File(Seen(path, _stamp(after), digest.hexdigest()), after, content)

@@ -14,6 +14,7 @@ from tidegate.source.cursor import Cursor
 from tidegate.source.lines import LONGEST, Lines
 from tidegate.source.shape import Shape
 from tidegate.source.tail import Format, Place, Tail
+from tidegate_schemas.errors import InvalidInput
 
 from .kit import Ledger
 
@@ -195,3 +196,21 @@ async def test_no_more_is_read_than_the_bus_takes(log: _Log) -> None:
         await until(lambda: len(ledger.events) == 256)
         ledger.answers.set()
         await ledger.has(*_lines(*map(str, range(2000))))
+
+
+async def test_a_named_pipe_makes_nobody_wait(log: _Log) -> None:
+    """As the file it is refused; among the renamed ones it is passed over."""
+    ledger = Ledger()
+    os.mkfifo(log.path)
+    with pytest.raises(InvalidInput, match="regular file"):
+        await ledger.killed(log.tail())
+
+    log.path.unlink()
+    log.write("one")
+    await ledger.killed(log.tail(), 1)
+    log.path.unlink()
+    for number in (1, 2):
+        os.mkfifo(log.path.with_name(f"app.log.{number}"))
+    async with ledger.fed(log.tail()):
+        log.write("two")
+        await until(lambda: _lines("two")[0] in ledger.data)

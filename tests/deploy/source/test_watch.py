@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,47 @@ async def test_what_cannot_be_an_event_is_named(folder: Path) -> None:
 
     with pytest.raises(InvalidInput, match="no folder"):
         await ledger.killed(_watch(folder / "nowhere"))
+
+
+class _Late(Watch):
+    """Reads files some time after it has looked for them."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            folder,
+            Shape("file", "test"),
+            folder.parent / "kept",
+            content=9,
+            settle=0,
+            existing=True,
+        )
+        self.found = dict(super()._files())
+
+    def _files(self) -> Iterator[tuple[str, os.stat_result]]:
+        yield from list(self.found.items())
+
+
+async def test_what_takes_the_place_of_a_file_is_not_read(folder: Path) -> None:
+    """Neither a link to another file, nor one in the place of its folder, nor a pipe."""
+    ledger = Ledger()
+    outside = folder.parent / "outside"
+    outside.mkdir()
+    (folder / "deep").mkdir()
+    for name in ("a", "b", "c"):
+        (outside / name).write_text("secret")
+    for path in ("a", "deep/b", "c"):
+        (folder / path).write_text("public")
+    watch = _Late(folder)
+    for path in ("a", "deep/b", "c"):
+        (folder / path).unlink()
+    (folder / "deep").rmdir()
+    (folder / "a").symlink_to(outside / "a")
+    (folder / "deep").symlink_to(outside)
+    os.mkfifo(folder / "c")
+
+    async with ledger.fed(watch):
+        (folder / "d").write_text("the last")
+        watch.found["d"] = (folder / "d").stat()
+        await until(lambda: "d" in _paths(ledger))
+
+    assert _paths(ledger) == ["d"]
