@@ -109,6 +109,6 @@ async def _say(request: Request) -> Response:
 
 routes = [
     Route("/approvals", _list),
-    Route("/approvals/{seq:int}", _one),
-    Route("/approvals/{seq:int}", _say, methods=["POST"]),
+    Route("/approvals/{seq:seq}", _one),
+    Route("/approvals/{seq:seq}", _say, methods=["POST"]),
 ]

@@ -121,7 +121,7 @@ def _listed(request: Request, status: int, fields: dict[str, str], **values: Any
 
 async def _record(request: Request) -> Response:
     here, seq = console_of(request), request.path_params["seq"]
-    stored = await here.ledger.one(seq) if seq else None
+    stored = await here.ledger.one(seq)
     if stored is None:
         return error_page(request, 404, f"There is no record {seq}", "The ledger is not so long.")
     record = stored.record()
@@ -144,7 +144,7 @@ async def _record(request: Request) -> Response:
 async def _raw(request: Request) -> Response:
     """The bytes of a record: what proofs are of."""
     here, seq = console_of(request), request.path_params["seq"]
-    stored = await here.ledger.one(seq) if seq else None
+    stored = await here.ledger.one(seq)
     if stored is None:
         return error_page(request, 404, f"There is no record {seq}", "The ledger is not so long.")
     return _file(stored.payload, "application/json", f"{seq}.json")
@@ -237,7 +237,7 @@ def _number(text: str) -> int:
 routes = [
     Route("/ledger", _search),
     Route("/ledger/story", _story),
-    Route("/ledger/{seq:int}", _record),
-    Route("/ledger/{seq:int}/raw", _raw),
-    Route("/ledger/{seq:int}/proof", _proof),
+    Route("/ledger/{seq:seq}", _record),
+    Route("/ledger/{seq:seq}/raw", _raw),
+    Route("/ledger/{seq:seq}/proof", _proof),
 ]

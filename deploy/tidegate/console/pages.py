@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
@@ -18,6 +19,21 @@ from .words import FILTERS
 
 FOLDER = Path(__file__).parent
 STATIC = FOLDER / "static"
+
+
+class _Sequence(Convertor[int]):
+    """A sequence of the ledger, `{seq:seq}` in a path: what is larger is no page."""
+
+    regex = "[1-9][0-9]{0,17}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("seq", _Sequence())
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -31,6 +32,7 @@ _UNITS = 50
 _REACH_SECONDS = 3.0
 _LOOK_SECONDS = 0.02
 _MAX_REASON = 1_000
+_SKIP = re.compile(r"[0-9]{1,6}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +111,8 @@ async def _runs(request: Request) -> Response:
     fields = {"status": status} | {
         name: given.get(name, "").strip() for name in ("blueprint", "text")
     }
-    skip = int(given["skip"]) if given.get("skip", "").isdecimal() else 0
-    found = here.runs.newest(**fields, skip=min(skip, 10**6), most=PAGE + 1)
+    skip = int(given["skip"]) if _SKIP.fullmatch(given.get("skip", "")) else 0
+    found = here.runs.newest(**fields, skip=skip, most=PAGE + 1)
     kept = {name: value for name, value in fields.items() if value}
     return render(
         request,

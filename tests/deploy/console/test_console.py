@@ -396,6 +396,24 @@ async def test_headers_without_end_are_cut_off(here: Ground) -> None:
     writer.close()
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/ledger/0/proof", 404),
+        (f"/ledger/{10**19}", 404),
+        (f"/ledger/{'9' * 5000}", 404),
+        (f"/approvals/{10**19}", 404),
+        (f"/runs?skip={'9' * 5000}", 200),
+    ],
+)
+async def test_a_number_that_is_none_of_the_ledger_is_no_fault(
+    here: Ground, path: str, status: int
+) -> None:
+    """Whoever changes an address by hand is told so, and nothing fails."""
+    async with here.visitor(ANN) as ann:
+        assert (await ann.http.get(path)).status_code == status
+
+
 async def test_damaged_tokens_let_nobody_in(here: Ground) -> None:
     """Nor do they show anything more to who is in; mended, everything is as before."""
     path = here.project.state.tokens
