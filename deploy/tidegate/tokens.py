@@ -118,6 +118,19 @@ class Tokens:
             self._write(token for token in tokens if token is not found)
         return found
 
+    def revoke_all(self, principal: Principal) -> tuple[Token, ...]:
+        """Take away all that stand for somebody; what they were.
+
+        Raises:
+            InvalidInput: the file is damaged.
+        """
+        with self._file.locked():
+            tokens = self.read()
+            found = tuple(token for token in tokens if token.principal == str(principal))
+            if found:
+                self._write(token for token in tokens if token not in found)
+        return found
+
     def read(self) -> tuple[Token, ...]:
         """All of them, the oldest first.
 

@@ -17,6 +17,7 @@ from tidegate.cli.console import out
 from tidegate.identities import ensure_keys
 from tidegate.project import Project, load_project
 from tidegate.reconciler import note
+from tidegate.tokens import Tokens
 from tidegate_bus.identity.credentials import public_key
 from tidegate_bus.identity.keyring import new_seed
 from tidegate_schemas.clock import parse_rfc3339
@@ -126,6 +127,19 @@ def test_a_key_belongs_to_one_principal_for_ever(tidegate: Program, here: Projec
     assert (again.status, "it is, or was, the key of a.b" in again.err) == (2, True)
     assert tidegate("identity", "add", "a.b", "--role", "publisher").status == 0
     assert len(here.state.register.read()["a.b"].keys) == 2
+
+
+def test_a_token_does_not_outlive_the_revocation_of_its_principal(
+    tidegate: Program, here: Project
+) -> None:
+    """Who was locked out does not come in again with it when the principal does; others stay."""
+    for name in ("a.b", "c.d"):
+        assert tidegate("identity", "add", name, "--role", "publisher").status == 0
+        assert tidegate("token", "add", name).status == 0
+    assert tidegate("identity", "revoke", "a.b").status == 0
+    assert tidegate("identity", "add", "a.b", "--role", "publisher").status == 0
+
+    assert [token.principal for token in Tokens(here.state.tokens).read()] == ["c.d"]
 
 
 def test_everything_that_is_said_of_somebody_is_written(tidegate: Program, here: Project) -> None:

@@ -13,6 +13,7 @@ import typer
 from tidegate.identities import Wanted, current, ensure_keys, wanted
 from tidegate.project import Project, open_project
 from tidegate.rights import rights
+from tidegate.tokens import Tokens
 from tidegate_bus.identity.credentials import check_public_key, public_key
 from tidegate_bus.identity.keyring import new_seed
 from tidegate_bus.identity.register import Entry, Key
@@ -262,7 +263,7 @@ def revoke(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Lock a principal out: its connections are cut, and its keys are never good again.
+    """Lock a principal out: its connections are cut; its keys and tokens are never good again.
 
     What waits for it stays and is delivered if it is ever added again.
     """
@@ -283,7 +284,17 @@ def revoke(
             entries[name], revoked=rfc3339(now), reason=reason or "revoked"
         )
     here.state.keyring.forget(who)
+    _forget_tokens(here, who)
     report(here, name, "revoked", as_json, keyed=False)
+
+
+def _forget_tokens(here: Project, who: Principal) -> None:
+    """Whoever has a token of a principal must not come in again with it when it is added again."""
+    try:
+        for token in Tokens(here.state.tokens).revoke_all(who):
+            err.print(f"revoked its token {token.id}")
+    except InvalidInput as error:  # a damaged file lets nobody in
+        err.print(f"its tokens are not revoked: {error}")
 
 
 class _Made:
