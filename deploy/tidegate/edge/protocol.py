@@ -27,6 +27,10 @@ from .tls import subject_shown
 CUT = Counter("tidegate_edge_cut", "Connections that were let go, by the reason", ["why"])
 
 
+_FRAMES = 16
+"""Bytes that a byte of a body may come with at most, in a chunk of its own; itself is one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """Of a connection, and of all of them together. Times are seconds.
@@ -74,6 +78,8 @@ class EdgeProtocol(HttpToolsProtocol):
         self._in_body = False
         self._head_bytes = 0
         self._unread = 0
+        self._framing = 0
+        self._ended = False
         self._unwritten: float | None = None
         self._answered: RequestResponseCycle | None = None
         """The request that is being answered; others may wait behind it."""
@@ -112,13 +118,27 @@ class EdgeProtocol(HttpToolsProtocol):
         if not self._in_head and not self._in_body:
             self._begin_head()
         try:
+            self._ended = False
             self._feed(data)
-            if self._in_head:
-                self._head_bytes += len(data)
-                if self._head_bytes > self.bounds.head_bytes:
-                    raise _TooMuch
+            if not self._ended:  # else some of it was of earlier requests
+                self._count(len(data))
         except (httptools.HttpParserError, _TooMuch) as error:
             self._refuse(_refusal(error, self.bounds), "head" if self._in_head else "malformed")
+
+    def _count(self, size: int) -> None:
+        """Bound what is kept of a head, and of that which is in a body and none of it.
+
+        The parser keeps a trailer until it is complete, and for each byte of a body there may be
+        a line that says so.
+        """
+        if self._in_head:
+            self._head_bytes += size
+            if self._head_bytes > self.bounds.head_bytes:
+                raise _TooMuch
+        else:
+            self._framing += size
+            if self._framing > self.bounds.head_bytes:
+                raise _TooMuch
 
     def _feed(self, data: bytes) -> None:
         """Parse some, and where a client wishes for another protocol, as if it did not.
@@ -173,6 +193,7 @@ class EdgeProtocol(HttpToolsProtocol):
         """Take some of the body, and give it time for some more."""
         if self._due is not None:
             self._due += len(body) / self.bounds.body_rate
+        self._framing -= _FRAMES * len(body)
         if self.cycle.response_complete:
             self._unread += len(body)
             if self._unread > self.bounds.unread:
@@ -185,7 +206,8 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._wishes:
             return
         self._in_head = self._in_body = False
-        self._head_bytes = self._unread = 0
+        self._head_bytes = self._unread = self._framing = 0
+        self._ended = True
         self._due = None
         if self.cycle.response_complete:
             self._wait("idle", self.bounds.idle_seconds)

@@ -263,6 +263,34 @@ async def test_what_follows_a_body_is_no_header(tmp_path: Path) -> None:
         assert json.loads(body) == {"size": 2, "headers": ["host", "transfer-encoding"]}
 
 
+@pytest.mark.parametrize(
+    "end", [b"0\r\nh: " + b"x" * 3000, b"0\r\n" + b"h: 1\r\n" * 600, b"1;" + b"x" * 3000]
+)
+async def test_what_follows_or_frames_a_body_is_bounded(tmp_path: Path, end: bytes) -> None:
+    """A trailer or a chunk's extension without end is not kept; bytes one by one are a body."""
+    async with serving(tmp_path) as server:
+        client, bytewise = await Client.of(server), await Client.of(server)
+        head = b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await bytewise.say(head + b"1;a=b\r\nx\r\n" * 3000 + b"0\r\n\r\n")
+        assert json.loads((await bytewise.hear())[2])["size"] == 3000
+
+        await client.say(head + b"2\r\nhi\r\n")
+        for start in range(0, len(end), 500):
+            await client.say(end[start : start + 500])
+        assert await client.problem() == (431, "headers")
+
+
+async def test_a_head_that_comes_with_earlier_requests_is_not_too_long(tmp_path: Path) -> None:
+    """What is counted is the head, not what came together with its first bytes."""
+    async with serving(tmp_path) as server:
+        client = await Client.of(server)
+        whole = post(b"x" * 5000) + post(b"last")
+        await client.say(whole[:-30])
+        assert (await client.hear())[0] == 200
+        await client.say(whole[-30:])
+        assert json.loads((await client.hear())[2])["size"] == 4
+
+
 async def test_an_idle_connection_is_closed(tmp_path: Path) -> None:
     """Before the first request, and after an answer."""
     async with serving(tmp_path) as server:
