@@ -33,6 +33,8 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.edge")
 _PLAIN_ID = re.compile(r"[A-Za-z0-9_.~:@-]*")
 _PLAIN_SOURCE = re.compile(r"[A-Za-z0-9_.~:@/-]*")
 _HEARD = 50_000
+_SOURCES = 16
+"""Of each id: a sender may give all its events the same one."""
 _KEY_SECONDS = 5.0
 _PARAMETERS = ("by", "source")
 
@@ -47,6 +49,8 @@ class Heard:
         """The durable ingress has this; the ledger too, if it is known under which sequence."""
         sources = self._known.setdefault((by, envelope.id), {})
         sources[envelope.source] = seq or sources.get(envelope.source)
+        if len(sources) > _SOURCES:
+            del sources[next(iter(sources))]
         if len(self._known) > _HEARD:
             self._known.popitem(last=False)
 
