@@ -1,19 +1,22 @@
-"""What the edge knows of messages before the index does."""
+"""What the edge remembers of what it accepted: enough to be asked at once, and bounded."""
 
 from __future__ import annotations
 
 from tidegate.edge.messages import Heard
 from tidegate_schemas.envelope import Envelope
+from tidegate_schemas.subjects import Principal
 
-from .kit import WEB
+WHO = Principal("outside", "website")
 
 
 def test_a_sender_of_one_id_takes_no_more_room_than_others() -> None:
-    """Of its sources the last ones are known; without one, some of them is found."""
+    """Of the sources that gave one id the newest few are known, and where their records are."""
     heard = Heard()
-    for number in range(1000):
-        heard.add(WEB, Envelope.new("a.b", id="same", source=f"s{number}"))
+    for number in range(100):
+        envelope = Envelope.new("thing.happened", id="1", source=f"urn:s{number}")
+        heard.add(WHO, envelope, number or None)
 
-    assert heard.source(WEB, "same", "s999") == "s999"
-    assert heard.source(WEB, "same", "s0") is None
-    assert heard.source(WEB, "same", None) is not None
+    assert heard.find(WHO, "1", "urn:s0") is None
+    assert heard.find(WHO, "1", "urn:s99") == ("urn:s99", 99)
+    assert heard.find(WHO, "1", None) is not None
+    assert heard.find(Principal("outside", "other"), "1", None) is None
