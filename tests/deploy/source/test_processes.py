@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,19 @@ class _Project:
         self.folder = folder
         self.shell = shell
         self.state = State(folder / ".tidegate")
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
+        """Begin to run `tidegate`; it does not outlive the tests."""
+        self._started.append(self.shell.start(*arguments, log=log))
+        return self._started[-1]
+
+    async def end(self) -> None:
+        """Stop everything."""
+        for process in self._started:
+            process.kill()
+            process.wait()
+        await self.stack.stop()
 
     async def begin(self) -> None:
         """Start the stack; returns when it is ready."""
@@ -85,8 +99,10 @@ async def project(
         (folder / name).write_text(text)
     project = _Project(folder, Shell(folder, bytecode(pytestconfig)))
     await project.begin()
-    yield project
-    await project.stack.stop()
+    try:
+        yield project
+    finally:
+        await project.end()
 
 
 async def test_a_tail_that_is_killed_publishes_each_line_once(project: _Project) -> None:
@@ -102,7 +118,7 @@ async def test_a_tail_that_is_killed_publishes_each_line_once(project: _Project)
         written += lines
 
     write(_LINES // 5)
-    tail = project.shell.start(*command, log=log)
+    tail = project.start(*command, log=log)
     for part in range(3):
         await project.grown(100)
         tail.kill()
@@ -110,7 +126,7 @@ async def test_a_tail_that_is_killed_publishes_each_line_once(project: _Project)
         if part == 1:
             file.rename(file.with_name("app.log.1"))
         write(_LINES // 5)
-        tail = project.shell.start(*command, log=log)
+        tail = project.start(*command, log=log)
     await project.stack.stop()
     write(_LINES // 5)
     await until(lambda: "the bus does not answer" in log.read_text())
@@ -184,7 +200,7 @@ async def test_a_source_is_a_process_like_the_others(project: _Project) -> None:
     """It says where its telemetry is, names outcomes for programs, and ends with 0 at SIGTERM."""
     log = project.folder / "cron.log"
     command = ("source", "cron", "* * * * * *", "--type", "told.tick", "--name", "clock", *_AS)
-    cron = project.shell.start(*command, "--json", log=log)
+    cron = project.start(*command, "--json", log=log)
     await until(lambda: '"verdict":"allow"' in log.read_text())
     assert "source.cron-clock" in [process.name for process in running(project.state)]
     twice = project.shell(*command)
