@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import socket
 import ssl
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import uvicorn
 
@@ -26,12 +27,12 @@ class WebServer:
         app: the ASGI application.
         host: where to listen.
         port: the same; 0 takes a free one.
-        written: file that holds the URL while it runs.
+        written: file that holds the URL while it runs, and is locked as long.
         tls: certificates; plain HTTP without.
         protocol: how HTTP is read, if not as uvicorn does.
 
     Raises:
-        InvalidInput: it cannot listen there.
+        InvalidInput: it cannot listen there, or another one has the file.
     """
 
     def __init__(
@@ -53,7 +54,14 @@ class WebServer:
         scheme = "https" if tls else "http"
         self.url = f"{scheme}://{name}:{self._socket.getsockname()[1]}"
         self._written = written
-        written.write_text(f"{self.url}\n", "utf-8")
+        try:
+            self._file = _locked(written)
+        except InvalidInput:
+            self._socket.close()
+            raise
+        self._file.truncate(0)
+        self._file.write(f"{self.url}\n")
+        self._file.flush()
         settings = uvicorn.Config(
             app,
             http=protocol or "auto",
@@ -78,11 +86,25 @@ class WebServer:
             await self._server.serve([self._socket])
         finally:
             self._written.unlink(missing_ok=True)
+            self._file.close()
             self._socket.close()
 
     def stop(self) -> None:
         """Take no more connections."""
         self._server.should_exit = True
+
+
+def _locked(path: Path) -> TextIO:
+    """The file, kept from others as long as it is open, however the process ends."""
+    file = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        url = file.read().strip()
+        file.close()
+        raise InvalidInput(f"one of this project runs already, at {url}; see {path}") from None
+    return file
 
 
 class _Server(uvicorn.Server):
