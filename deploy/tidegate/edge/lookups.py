@@ -57,8 +57,7 @@ class Lookups:
             row = self._index.find(by, id, source)
             if row is None or row.verdict is not Verdict.HOLD:
                 return row
-            later = self._index.following(row.seq)
-            return next((end for end in later if end.verdict is not Verdict.DUPLICATE), row)
+            return self._index.end(row.seq) or row
 
         return await self._ask(look)
 

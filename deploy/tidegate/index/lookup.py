@@ -97,10 +97,10 @@ class LedgerIndex:
             id: of the envelope.
             source: of the envelope; without one, the first of that id is found.
         """
-        wanted = (row for row in self._by_key(Key.ID, id) if row.id == id and row.by == str(by))
-        return next(
-            (r for r in wanted if r.first is None and (source is None or r.source == source)), None
-        )
+        where, values = "r.id = ? AND s.text = ? AND r.first IS NULL", [id, str(by)]
+        if source is not None:
+            where, values = f"{where} AND o.text = ?", [*values, source]
+        return self._first(Key.ID, id, where, *values)
 
     def answer(self, to: str | Principal, causation: str) -> Row | None:
         """The result of a task, by who asked and the id of the envelope."""
@@ -112,6 +112,11 @@ class LedgerIndex:
     def following(self, seq: int) -> list[Row]:
         """Records that refer to one as their first: how its wait ended, and its duplicates."""
         return [row for row in self._by_key(Key.FIRST, str(seq)) if row.first == seq]
+
+    def end(self, seq: int) -> Row | None:
+        """What ended the wait of a record, if it waited and does no more."""
+        number = VERDICTS.index(Verdict.DUPLICATE)
+        return self._first(Key.FIRST, str(seq), f"r.first = ? AND r.verdict != {number}", seq)
 
     def caused(self, row: Row) -> list[Row]:
         """Results of a message, and what else of its correlation it was the cause of."""
@@ -231,6 +236,16 @@ class LedgerIndex:
                 "JOIN keys k ON k.seq = r.seq WHERE k.segment = ? AND k.key = ? ORDER BY k.seq",
                 (segment, digest),
             )
+
+    def _first(self, of: bytes, text: str, where: str, *values: object) -> Row | None:
+        """The first of them of which something is so; however many there are, one is read."""
+        digest = key(of, text)
+        tail = "JOIN keys k ON k.seq = r.seq WHERE k.segment = ? AND k.key = ?"
+        for segment in range((self.seq() >> SEGMENT_BITS) + 1):
+            wanted = (segment, digest, *values)
+            for row in self._rows(f"{tail} AND {where} ORDER BY k.seq LIMIT 1", wanted):
+                return row
+        return None
 
     def _since(self, moment: int) -> int:
         """Sequence of the first record decided then or later; of the next one if there is none.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,6 +141,38 @@ def test_an_envelope_is_found_by_its_sender_and_id(index: LedgerIndex) -> None:
         assert found and found.seq == first.seq
         assert index.find("no.such", name) is None
         assert index.find(record.by, name, "another source") is None
+
+
+def test_what_was_sent_again_and_again_is_found_as_fast(tmp_path: Path) -> None:
+    """Of a thousand records of an id one is read; and what ended a wait is no duplicate."""
+    first = json.loads(next(e.payload for e in ENTRIES if b'"verdict":"hold"' in e.payload))
+    by, name = first["by"], first["envelope"]["id"]
+    again = {**first, "verdict": "duplicate", "first": 1}
+    verdicts = [first, *[again] * 1000, {**again, "verdict": "allow"}, *[again] * 1000]
+    entries = [
+        Entry(seq, json.dumps({**record, "seq": seq}).encode())
+        for seq, record in enumerate(verdicts, 1)
+    ]
+    write(tmp_path / "index.db", entries)
+    index = Counting(tmp_path / "index.db")
+
+    found, end = index.find(by, name), index.end(1)
+    assert found and end
+    assert (found.seq, end.seq, end.verdict) == (1, 1002, Verdict.ALLOW)
+    assert index.end(2) is None
+    assert index.read < 10
+    index.close()
+
+
+class Counting(LedgerIndex):
+    """Counts the rows that it reads."""
+
+    read = 0
+
+    def _all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        found = super()._all(query, *values)
+        self.read += len(found)
+        return found
 
 
 def test_neighbours_of_a_record_are_found_both_ways(index: LedgerIndex) -> None:
