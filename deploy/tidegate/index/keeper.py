@@ -168,6 +168,9 @@ class IndexKeeper:
             raise self._broken
         if self._writer is None and self._locked():
             self._writer = IndexWriter.open(self._path, self._record)
+        if self._writer and not self._writer.is_there():
+            _log.warning("the index was taken away, and is made anew", path=str(self._path))
+            self._begin_anew()
         if self._listeners:
             if self._writer and self._writer.seq < self.seq:  # who wrote before did not get so far
                 self._read(self._writer.seq + 1, self.seq, tell=False)

@@ -66,6 +66,14 @@ class IndexWriter:
         self.seq = self._number("SELECT seq FROM meta")
         """Of the last record in it."""
         self._clock = Clock(self._number("SELECT coalesce(max(time), 0) FROM records"))
+        self._file = _identity(path)
+
+    def is_there(self) -> bool:
+        """Whether the file that is written is still the one that others open."""
+        try:
+            return _identity(self._path) == self._file
+        except FileNotFoundError:
+            return False
 
     @classmethod
     def open(cls, path: Path, record: Callable[[int], bytes | None]) -> Self:
@@ -232,3 +240,8 @@ def read_all(entries: Iterable[Entry], look: Callable[[bytes], Glance]) -> list[
             raise LedgerError(f"ledger record {seq} bears the sequence {row.seq}")
         found.append(row)
     return found
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino

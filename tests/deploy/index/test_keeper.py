@@ -106,3 +106,20 @@ async def test_what_is_in_the_index_is_not_read_again_for_nobody(
         await keeper.caught_up()
     assert whole(index, 400)
     index.close()
+
+
+async def test_an_index_that_was_taken_away_is_made_again(broker: Broker, tmp_path: Path) -> None:
+    """While it is kept; who listens hears of nothing twice."""
+    path, ear = tmp_path / "index.db", Ear()
+    index = LedgerIndex(path)
+    await grow(broker, 0, 300)
+    async with keeping(broker, path, ear) as keeper:
+        await keeper.caught_up()
+        path.unlink()
+        await until(lambda: index.seq() == 300)
+        await grow(broker, 300, 400)
+        await until(lambda: index.seq() == 400)
+
+    assert whole(index, 400)
+    assert ear.heard == list(range(1, 401))
+    index.close()
