@@ -36,7 +36,8 @@ class Bounds:
     """Of a connection, and of all of them together. Times are seconds.
 
     Attributes:
-        connections: at most so many; a further one is told to come later.
+        connections: at most so many; for a further one the one that was idle for longest is let
+            go, and where none is idle it is told to come later.
         head_bytes: of the request line and all headers.
         headers: how many.
         head_seconds: from the first byte of a request to the end of its headers.
@@ -90,7 +91,7 @@ class EdgeProtocol(HttpToolsProtocol):
     ) -> None:
         """Take a connection, if there is room for it."""
         super().connection_made(transport)
-        if len(self.connections) > self.bounds.connections:
+        if len(self.connections) > self.bounds.connections and not self._make_room():
             detail = f"{self.bounds.connections} are open"
             problem = Problem(503, "connections", "Too many connections", detail, retry_after=1)
             self._refuse(problem, "connections")
@@ -109,6 +110,19 @@ class EdgeProtocol(HttpToolsProtocol):
             self._answered.message_event.set()
         self.pipeline.clear()
         super().connection_lost(exc)
+
+    def _make_room(self) -> bool:
+        """Let go of who was idle for longest, so that nobody keeps others out by doing nothing."""
+        idle = [one for one in self.connections if isinstance(one, EdgeProtocol) and one.is_idle()]
+        if not idle:
+            return False
+        CUT.labels("room").inc()
+        min(idle, key=lambda one: one._due or 0.0).transport.close()
+        return True
+
+    def is_idle(self) -> bool:
+        """Whether it waits for a request of which nothing has come."""
+        return self._due is not None and self._late == "idle" and not self.transport.is_closing()
 
     def data_received(self, data: bytes) -> None:
         """Read some of a request."""

@@ -327,6 +327,25 @@ async def test_one_connection_too_many_is_told_to_come_later(tmp_path: Path) -> 
         assert [(await client.hear())[0] for client in first] == [200] * len(first)
 
 
+async def test_who_does_nothing_makes_room_for_others(tmp_path: Path) -> None:
+    """The one that was idle for longest goes; who waits for an answer stays."""
+    async with serving(tmp_path) as server:
+        busy = await Client.of(server)
+        await busy.say(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: server.waiting == 1)
+        idle = [await Client.of(server) for _ in range(BOUNDS.connections - 1)]
+        for client in idle:
+            await client.say(post(b"a"))
+            await client.hear()
+        late = await Client.of(server)
+        await late.say(post(b"late"))
+
+        assert (await late.hear())[0] == 200
+        assert await idle[0].over() == b""
+        server.go.set()
+        assert (await busy.hear())[0] == 200
+
+
 async def test_who_takes_nothing_of_the_answer_is_let_go(tmp_path: Path) -> None:
     """What waits to be sent does not wait for ever."""
     async with serving(tmp_path) as server:
