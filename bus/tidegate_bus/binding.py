@@ -173,7 +173,11 @@ def read_batch(body: bytes, *, limit: int = MAX_ENVELOPE_BYTES) -> list[Envelope
         raise InvalidEnvelope("malformed", f"not UTF-8 at byte {error.start}", "") from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidEnvelope("malformed", describe(error), "") from None
-    return [_decode(bytes(event), f"/{index}", limit) for index, event in enumerate(events)]
+    try:
+        return [_decode(bytes(event), f"/{index}", limit) for index, event in enumerate(events)]
+    except InvalidEnvelope as error:
+        detail = f"{error.detail}; nothing of the batch is taken"
+        raise InvalidEnvelope(error.code, detail, error.at) from None
 
 
 def write(envelope: Envelope) -> Message:

@@ -252,3 +252,12 @@ def test_whatever_the_bytes_are_nothing_else_is_raised(found: bytes, name: bytes
 
 def _ce() -> list[tuple[bytes, bytes]]:
     return [(f"ce-{name}".encode(), value.encode()) for name, value in HEAD.items()]
+
+
+def test_a_fault_in_a_batch_says_that_nothing_of_it_is_taken() -> None:
+    """The sender need not guess what became of the events before it."""
+    with pytest.raises(InvalidEnvelope) as caught:
+        binding.read_batch(json.dumps([HEAD, {}]).encode())
+
+    assert caught.value.at == "/1/specversion"
+    assert caught.value.detail.endswith("; nothing of the batch is taken")

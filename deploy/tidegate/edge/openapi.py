@@ -20,7 +20,7 @@ from .tasks import MOST_SECONDS
 _REF = "#/components/schemas/{name}"
 _TITLES = {
     400: "Malformed; `pointer`, `header` or `parameter` says where",
-    401: "Nothing says who you are",
+    401: "It is not known who you are",
     403: "Policy says no, or you may not come in",
     404: "There is none",
     405: "Not with this method",

@@ -100,7 +100,7 @@ def problem_of(error: TidegateError) -> Problem:
             return Problem(
                 401,
                 "unauthenticated",
-                "Nothing says who you are",
+                "It is not known who you are",
                 error.detail,
                 headers=(("www-authenticate", challenge),),
                 more={"reason": error.reason},
@@ -162,4 +162,6 @@ def _grounds(error: Refused) -> dict[str, Any]:
 
 
 def _sentence(error: Refused) -> str:
+    if isinstance(error, Denied) and error.reason == Reason.FORBIDDEN and not error.detail:
+        return f"forbidden by {', '.join(error.policies)}"
     return error.detail or error.reason.replace("_", " ")
