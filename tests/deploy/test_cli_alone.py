@@ -364,6 +364,26 @@ def test_the_doctor_finds_what_is_wrong_with_a_project(tidegate: Program, projec
     assert f"{path}:8: steps.greet.task: no agent of this project provides" in broken.out
 
 
+def test_the_doctor_finds_secrets_of_webhooks_that_cannot_be_used(
+    tidegate: Program, project: Path
+) -> None:
+    """Before the edge is started, with the way out."""
+    with (project / "tidegate.yaml").open("a") as settings:
+        hook = "{verify: github, secret_file: hub.secret, principal: outside.website}"
+        settings.write(f"edge: {{webhooks: {{hub: {hook}}}}}\n")
+    missing = tidegate("doctor", "--json")
+    secret = project / "hub.secret"
+    secret.touch(0o600)
+    secret.write_text("one\n")
+    there = tidegate("doctor", "--json")
+
+    assert missing.status == 1
+    assert [(one["check"], one["status"]) for one in missing.json][2] == ("edge", "failed")
+    assert "webhook hub: " in missing.json[2]["detail"]
+    assert there.status == 0
+    assert there.json[2]["detail"] == "its certificate and secrets can be used"
+
+
 def test_a_key_that_others_may_read_is_not_used(tidegate: Program, project: Path) -> None:
     """The message says how to mend it."""
     state = load_project(project).state

@@ -110,6 +110,7 @@ async def _examine(folder: Path | None, state: Path | None, probe: bool) -> list
         )
     )
     findings.extend(_certificates(project))
+    findings.extend(_edge(project))
     try:
         url = address(project.state)
     except TidegateError as error:
@@ -129,11 +130,23 @@ async def _examine_stack(
 ) -> AsyncIterator[Finding]:
     yield await _policy(project)
     healthy: dict[str, int] = {}
+    faces = {"edge": project.state.edge_url, "console": project.state.console_url}
     for info in running(project.state):
         vital = ask(info.telemetry)
         healthy[info.name] = healthy.get(info.name, 0) + 1
         status, detail = "ok" if vital.healthy else "failed", f"pid {info.pid}, {vital.words}"
+        if written := faces.get(info.name):
+            where = _address(written)
+            status = status if where else "failed"
+            detail += f", {where or f'but its address is not in {written}; start it again'}"
         yield Finding(f"process {info.name}", status, detail)
+    for name in sorted(faces.keys() - healthy.keys()):
+        if url := _address(faces[name]):
+            detail = f"it was at {url} and ended unexpectedly; `tidegate {name}` starts it"
+            yield Finding(f"process {name}", "failed", detail)
+        else:
+            detail = f"not running here; `tidegate {name}` starts it"
+            yield Finding(f"process {name}", "skipped", detail)
     who = current(project)
     known = {str(user.principal) for user in who.users()}
     agents = (str(m.principal) for m in project.manifests)
@@ -175,6 +188,14 @@ async def _examine_stack(
     async with await connect(url, NOTARY, key, tls=tls) as connection:
         for line in await evidence_lines(project, connection, checker.records, newest):
             yield Finding(line.check, "ok" if line.ok else "failed", line.detail)
+
+
+def _address(written: Path) -> str:
+    """Where an HTTP face says that it listens; empty where none does."""
+    try:
+        return written.read_text("utf-8").strip()
+    except FileNotFoundError:
+        return ""
 
 
 def _controls(controls: Controls, fed: list[Feed]) -> Finding:
@@ -283,3 +304,31 @@ def _certificates(project: Project) -> list[Finding]:
     if days < authority.SOON_DAYS:
         detail += "; renew it (`tidegate tls create --renew`, for development)"
     return [Finding("tls", "ok", detail)]
+
+
+def _edge(project: Project) -> list[Finding]:
+    """Whether the edge can use its certificate and the secrets of its webhooks."""
+    settings = project.settings.edge
+    if settings.tls is None and not settings.webhooks:
+        return []
+    from tidegate.edge.tls import server_context
+    from tidegate.edge.webhooks import Secret
+
+    faults: list[str] = []
+    try:
+        server_context(project)
+    except TidegateError as error:
+        faults.append(str(error))
+    elsewhere: list[str] = []
+    for name, own in settings.webhooks.items():
+        if own.secret_file is None:
+            elsewhere.append(f"webhook {name}: {own.secret_env} is in the edge's environment only")
+            continue
+        try:
+            Secret(own, project.root, {}).lines()
+        except TidegateError as error:
+            faults.append(f"webhook {name}: {error}")
+    if faults:
+        return [Finding("edge", "failed", "\n".join(faults))]
+    detail = "its certificate and secrets can be used"
+    return [Finding("edge", "ok", "\n".join([detail, *elsewhere]))]
