@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import signal
 from pathlib import Path
 
 import pytest
 
-from .test_cli import Shell, bytecode, here, tidegate
+from tidegate.cli.init import init
+from tidegate.project import load_project
+from tidegate.stack import Stack
+from tidegate.testing import running_project
+
+from .test_cli import Shell, here, tidegate
 from .test_cli_alone import Program
 
 __all__ = ["here", "tidegate"]  # fixtures
@@ -134,28 +139,27 @@ def test_a_report_goes_with_the_activation(here: Program, stricter: Path, tmp_pa
     assert here("policy", "rollback", "--report", str(back)).status == 0
 
 
-def test_up_says_it_when_changed_policies_do_not_come_into_force(
-    tmp_path: Path, pytestconfig: pytest.Config
+async def test_a_stack_says_it_when_changed_policies_do_not_come_into_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Here they must come with a report; the stack runs under those before."""
-    outside = Shell(tmp_path, bytecode(pytestconfig))
-    assert outside("init", "hello").status == 0
-    shell = outside.there(tmp_path / "hello")
-    first = shell.up(tmp_path / "first.log")
-    first.send_signal(signal.SIGINT)
-    assert first.wait(60) == 0
-    with (shell.folder / "tidegate.yaml").open("a") as settings:
+    folder = tmp_path / "hello"
+    init(folder)
+    async with running_project(folder, folder / ".tidegate"):
+        pass
+    with (folder / "tidegate.yaml").open("a") as settings:
         settings.write("gateway: { policy_report: true }\n")
-    (shell.folder / "policy" / "strict.cedar").write_text(NO_VISITS)
-    second = shell.up(tmp_path / "second.log")
-    try:
-        assert shell("publish", "greeting.requested", "{}").status == 0
-        doctor = shell("doctor", "--json").json
-        (policy,) = (finding for finding in doctor if finding["check"] == "policy")
-        assert (policy["status"], "is in force" in policy["detail"]) == ("ok", True)
-    finally:
-        second.send_signal(signal.SIGINT)
-        assert second.wait(60) == 0
-    log = (tmp_path / "second.log").read_text()
-    assert "are not in force; those before still are" in log
-    assert "demand a report" in log
+    (folder / "policy" / "strict.cedar").write_text(NO_VISITS)
+    lines: list[str] = []
+    monkeypatch.chdir(folder)
+    here = Program(monkeypatch, capsys)
+    async with Stack(load_project(folder), on_line=lambda _, line: lines.append(line)):
+        published = await asyncio.to_thread(here, "publish", "greeting.requested", "{}")
+        doctor = await asyncio.to_thread(here, "doctor", "--json")
+    (policy,) = (finding for finding in doctor.json if finding["check"] == "policy")
+
+    assert published.status == 0
+    assert (policy["status"], "is in force" in policy["detail"]) == ("ok", True)
+    said = "\n".join(lines)
+    assert "are not in force; those before still are" in said
+    assert "demand a report" in said
