@@ -117,8 +117,12 @@ class EdgeProtocol(HttpToolsProtocol):
         if not idle:
             return False
         CUT.labels("room").inc()
-        min(idle, key=lambda one: one._due or 0.0).transport.close()
+        min(idle, key=EdgeProtocol.due).transport.close()
         return True
+
+    def due(self) -> float:
+        """When it is let go, by the clock of the event loop."""
+        return self._due or 0.0
 
     def is_idle(self) -> bool:
         """Whether it waits for a request of which nothing has come."""
