@@ -36,7 +36,7 @@ from tidegate_schemas.errors import InvalidInput, InvalidName, NotConnected, Una
 from tidegate_schemas.identity import Role
 from tidegate_schemas.record import decode_record
 from tidegate_schemas.subjects import Principal
-from tidegate_schemas.vocabulary import COORDINATOR, GATEWAY
+from tidegate_schemas.vocabulary import COORDINATOR, EDGE, GATEWAY
 
 pytestmark = pytest.mark.skipif(IN_CONTAINER, reason="the folder of accounts is not mounted")
 
@@ -51,6 +51,7 @@ ROLE_OF = {
     NOTARY: Role.NOTARY,
     COORDINATOR: Role.COORDINATOR,
     OPERATOR: Role.OPERATOR,
+    EDGE: Role.READER,
     AGENT: Role.AGENT,
     OTHER: Role.AGENT,
     PUBLISHER: Role.PUBLISHER,

@@ -164,7 +164,7 @@ def test_keys_that_are_not_good_are_not_listed(project: Project) -> None:
     listed.write(world(project, a=guest).only([str(GREETER)]), 0, None)
 
     own = {name for name in accounts(project) if "_" in name}
-    bus = {f"tidegate_{name}" for name in ("coordinator", "operator", "probe")}
+    bus = {f"tidegate_{name}" for name in ("coordinator", "operator", "edge", "console", "probe")}
     assert own == {"front-desk_greeter", *bus}
 
 

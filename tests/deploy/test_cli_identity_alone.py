@@ -226,7 +226,7 @@ def test_before_the_first_start_commands_say_what_is_missing(
     """A declared agent is not unknown, and the list says why it is short; nothing is made."""
     listed, shown = tidegate("identity", "list"), tidegate("identity", "show", GREETER)
 
-    assert "not there yet: 9 that the project and the bus need; `tidegate up`" in listed.err
+    assert "not there yet: 11 that the project and the bus need; `tidegate up`" in listed.err
     assert (shown.status, f"{GREETER} is not there yet; `tidegate up`" in shown.err) == (2, True)
     assert tidegate("identity", "list", "--json").json == []
     assert not (project / ".tidegate").exists()
@@ -274,7 +274,7 @@ def test_tables_fit_into_80_columns(
 
     assert max(map(len, lines)) <= 80
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if "│" in line]
-    assert len(rows) == 10
+    assert len(rows) == 12
     assert rows[2] == ["reports.writer", "agent", "revoked", "-", "-", "register"]
     assert rows[0][::2] == [GREETER, "active", "-"]
 

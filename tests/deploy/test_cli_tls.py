@@ -177,7 +177,7 @@ async def test_commands_say_what_is_wrong_with_a_broker(
     tidegate: Program, certificates: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name that its certificate has not, an authority that is not ours: neither is spoken to."""
-    monkeypatch.setattr(bus, "connect", partial(connect, timeout=0.5))
+    monkeypatch.setattr(bus, "connect", partial(connect, timeout=3.0))
     monkeypatch.setattr(authority, "LOCAL", ("bus.example.com",))
     create(certificates)
     state = load_project(certificates.parents[1]).state

@@ -111,18 +111,22 @@ def _trusting_inbox(patch: pytest.MonkeyPatch) -> None:
 
 def _trusting_receipts(patch: pytest.MonkeyPatch) -> None:
     """A reader for whom what comes to it is an answer to what it has sent last."""
-    sent = list[str]()
+    sent: list[Any] = []
     send = Publisher._send  # pyright: ignore[reportPrivateUsage]
 
     async def noting(self: Publisher, open_: Any) -> None:
-        sent.append(open_.envelope_id)
+        sent.append(open_)
         await send(self, open_)
 
     def lenient(payload: bytes) -> list[Receipt]:
         answer = json.loads(payload)
         if isinstance(answer, list):
             return decode_receipts(payload)
-        return [Receipt(id_, Verdict.ALLOW, answer["seq"], "permitted", 0) for id_ in sent[-3:]]
+        return [
+            Receipt(open_.envelope_id, Verdict.ALLOW, answer["seq"], "permitted", ingress)
+            for open_ in sent[-3:]
+            for ingress in open_.ingress
+        ]
 
     patch.setattr(Publisher, "_send", noting)
     patch.setattr("tidegate_bus.publisher.decode_receipts", lenient)
