@@ -247,12 +247,12 @@ KILLED = """
 import os, signal, sys
 from tidegate import identities
 from tidegate.cli import main
+from tidegate_bus.identity.guarded import GuardedFile
 from tidegate_bus.identity.keyring import Keyring
-from tidegate_bus.identity.register import Register
 
 owner = sys.argv.pop(1)
 name, when = sys.argv.pop(1).split(":")
-owner = {"keyring": Keyring, "register": Register}[owner]
+owner = {"keyring": Keyring, "register": GuardedFile}[owner]
 whole = getattr(owner, name)
 
 def kill():
@@ -284,8 +284,8 @@ main()
 STEPS = {
     "before the seed is proposed": ("keyring", "propose:before", False),
     "when the seed is proposed": ("keyring", "propose:after", False),
-    "before the register is written": ("register", "_write:before", False),
-    "when the register is written": ("register", "_write:after", True),
+    "before the register is written": ("register", "write:before", False),
+    "when the register is written": ("register", "write:after", True),
     "before the seed is adopted": ("keyring", "adopt:before", True),
     "when the seed is adopted": ("keyring", "adopt:after", True),
 }
