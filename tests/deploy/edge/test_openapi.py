@@ -58,7 +58,7 @@ def test_every_operation_tells_its_problems_with_a_schema() -> None:
 
 
 @pytest.mark.long
-async def test_schemathesis_finds_nothing(here: Ground) -> None:
+async def test_schemathesis_finds_nothing(here: Ground, tmp_path: Path) -> None:
     """Thousands of requests made out of the document, good and bad: no 500, nothing undocumented.
 
     In an environment of its own: its plugins and what it needs are nothing of ours. The stream is
@@ -71,6 +71,7 @@ async def test_schemathesis_finds_nothing(here: Ground) -> None:
         *("--max-examples", "60", "--generation-deterministic", "--no-color", "--no-shrink"),
         *("--phases", "examples,coverage,fuzzing", "--suppress-health-check", "all"),
         *("--warnings", "off", "--request-timeout", "20"),
+        cwd=tmp_path,  # where it keeps what it has found
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
