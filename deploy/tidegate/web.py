@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import socket
 import ssl
 from collections.abc import Generator
@@ -55,13 +56,10 @@ class WebServer:
         self.url = f"{scheme}://{name}:{self._socket.getsockname()[1]}"
         self._written = written
         try:
-            self._file = _locked(written)
-        except InvalidInput:
+            self._file = _written(written, f"{self.url}\n")
+        except BaseException:
             self._socket.close()
             raise
-        self._file.truncate(0)
-        self._file.write(f"{self.url}\n")
-        self._file.flush()
         settings = uvicorn.Config(
             app,
             http=protocol or "auto",
@@ -85,7 +83,9 @@ class WebServer:
         try:
             await self._server.serve([self._socket])
         finally:
-            self._written.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                if self._written.stat().st_ino == os.fstat(self._file.fileno()).st_ino:
+                    self._written.unlink()
             self._file.close()
             self._socket.close()
 
@@ -94,16 +94,23 @@ class WebServer:
         self._server.should_exit = True
 
 
-def _locked(path: Path) -> TextIO:
-    """The file, kept from others as long as it is open, however the process ends."""
-    file = path.open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        url = file.read().strip()
-        file.close()
-        raise InvalidInput(f"one of this project runs already, at {url}; see {path}") from None
+def _written(path: Path, text: str) -> TextIO:
+    """The file with that text, locked as long as it is open, however the process ends.
+
+    Whoever reads it finds it whole: a client looks where an edge is that starts again.
+    """
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as before:
+        try:
+            fcntl.flock(before, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            url = before.read().decode("utf-8", "replace").strip()
+            raise InvalidInput(f"one of this project runs already, at {url}; see {path}") from None
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    file = part.open("w", encoding="utf-8")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    file.write(text)
+    file.flush()
+    part.replace(path)
     return file
 
 

@@ -141,8 +141,8 @@ async def _examine_stack(
             detail += f", {where or f'but its address is not in {written}; start it again'}"
         yield Finding(f"process {info.name}", status, detail)
     for name in sorted(faces.keys() - healthy.keys()):
-        if url := _address(faces[name]):
-            detail = f"it was at {url} and ended unexpectedly; `tidegate {name}` starts it"
+        if where := _address(faces[name]):
+            detail = f"it was at {where} and ended unexpectedly; `tidegate {name}` starts it"
             yield Finding(f"process {name}", "failed", detail)
         else:
             detail = f"not running here; `tidegate {name}` starts it"
