@@ -36,7 +36,7 @@ from tidegate_schemas.errors import (
     Unopened,
 )
 from tidegate_schemas.personal import PERSONAL
-from tidegate_schemas.record import Reason, Record
+from tidegate_schemas.record import Growth, Reason, Record
 from tidegate_schemas.subjects import Kind
 
 from .fold import Fold, Opened
@@ -113,13 +113,23 @@ class Coordinator:
     async def _follow(self, caught_up: asyncio.Event) -> None:
         """Fold every record; from the end of the past on, act on each run that changed."""
         reader = LedgerReader(self._connection)
-        async for stored in reader.read(1, follow=True, caught_up=caught_up.set):
+        records = reader.read(1, follow=True, caught_up=caught_up.set, passes=self._passes)
+        async for stored in records:
             changed = await self._apply(stored)
             if caught_up.is_set():
                 self._touch(changed)
 
+    def _passes(self, growth: Growth) -> bool:
+        """Whether none of the new records changes anything: so it is of most, and none is read."""
+        if growth.subjects is None or any(map(self._fold.concerns, growth.subjects)):
+            return False
+        self._position = growth.last
+        return True
+
     async def _apply(self, stored: StoredRecord) -> tuple[str, ...]:
         self._position = stored.seq
+        if not self._fold.concerns(stored.subject):
+            return ()
         try:
             record = stored.record()
             opened = await self._open(record) if self._fold.reads_sealed(record) else None

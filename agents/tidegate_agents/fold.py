@@ -124,6 +124,24 @@ class Fold:
         self._keep_ended = keep_ended
         self._triggers: dict[str, tuple[Active, ...]] = {}
 
+    def concerns(self, subject: str) -> bool:
+        """Whether the next record may change anything, by the subject that it is stored under.
+
+        Most records of a ledger do not, and need not be decoded.
+        """
+        tokens = subject.split(".", 4)
+        if len(tokens) < 5:
+            return True  # whoever reads it says what is wrong
+        _, _, verdict, kind, to = tokens
+        match kind:
+            case Kind.EVENT:
+                known = to in self._triggers or to == vocabulary.RUN_FINISHED
+            case Kind.RESULT:
+                known = to == self._coordinator
+            case _:
+                return True
+        return known and verdict == Verdict.ALLOW
+
     def reads_sealed(self, record: Record) -> bool:
         """Whether the next record holds sealed data that is needed."""
         if isinstance(record.envelope, msgspec.UnsetType):

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 import msgspec
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from tidegate_schemas import subjects
 from tidegate_schemas.errors import Fenced, TidegateError, Unavailable
 
 from .connection import Connection, Listener
+from .message import Message
 from .tasks import end
 
 _FLOW = 500
@@ -94,7 +94,7 @@ class FastAppender:
             Unavailable: the connection is closed.
         """
         appender = cls(connection, last)
-        appender._subscription = await connection.listen(f"{appender._prefix}.>", appender._receive)
+        appender._subscription = await connection.hear(f"{appender._prefix}.>", appender._receive)
         appender._unlisten = connection.on_reconnect(appender._reconnected)
         appender._sender = asyncio.create_task(appender._send_all())
         return appender
@@ -182,7 +182,7 @@ class FastAppender:
         self._waiting.clear()
         self._more.set()
 
-    async def _receive(self, message: Msg) -> None:
+    def _receive(self, message: Message) -> None:
         batch = self._sent
         name = message.subject[len(self._prefix) + 1 :].partition(".")[0]
         if batch is None or name != batch.id or batch.stored.done():

@@ -21,9 +21,11 @@ from tidegate_schemas import subjects
 from tidegate_schemas.errors import InvalidInput, NotConnected, Unavailable
 from tidegate_schemas.subjects import Principal
 
+from .answers import Answers
 from .broker.tls import client_context, explain
 from .client import NatsClient
 from .identity.credentials import Credentials
+from .message import Message
 from .tasks import end
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.connection")
@@ -74,6 +76,7 @@ class Connection:
         self._known = Credentials.of(secret)
         self._tls = tls
         self._context = client_context(tls) if isinstance(tls, Path) else tls
+        self.answers = Answers(self)
         self.nats = NatsClient(self._credentials, self._handshake if tls else None)
         self._on_reconnect: list[Listener] = []
         self._closing = False
@@ -117,6 +120,27 @@ class Connection:
             self.nats.let_pass(subscription)
         return subscription
 
+    async def hear(
+        self, subject: str, hearer: Callable[[Message], None], *, again: bool = True
+    ) -> Subscription:
+        """Subscribe as `listen` does, for much that is quickly taken: each message as it is read.
+
+        Args:
+            subject: what to listen to.
+            hearer: called with each message; nothing else is read meanwhile.
+            again: whether to go on after a reconnect.
+
+        Raises:
+            Unavailable: the connection is closed.
+        """
+        try:
+            subscription = await self.nats.hear(subject, hearer)
+        except nats.errors.Error as error:
+            raise Unavailable(f"cannot listen as {self.principal}: {error}") from error
+        if not again:
+            self.nats.let_pass(subscription)
+        return subscription
+
     async def publish(
         self,
         subject: str,
@@ -127,10 +151,18 @@ class Connection:
     ) -> None:
         """Send a message; while the broker is away, keep it and send it after the reconnect.
 
+        Args:
+            subject: where to, as `subjects` gives it.
+            payload: what.
+            reply: where to answer.
+            headers: of one line each.
+
         Raises:
             Unavailable: the connection is closed, or too much is kept already.
             InvalidInput: it is larger than the broker takes.
         """
+        if self.nats.post(subject, payload, reply, _head(headers) if headers else b""):
+            return
         try:
             await self.nats.publish(subject, payload, reply=reply, headers=headers)
         except nats.errors.MaxPayloadError:
@@ -362,6 +394,12 @@ async def connect(
         raise
     established = True
     return connection
+
+
+def _head(headers: dict[str, str]) -> bytes:
+    """Headers as they are sent (ADR-4)."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"NATS/1.0\r\n{lines}\r\n".encode()
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
-from nats.aio.msg import Msg
 
 from tidegate_schemas import subjects
 from tidegate_schemas.errors import InvalidName, InvalidRecord, Unavailable
@@ -14,6 +13,7 @@ from tidegate_schemas.record import Record, decode_record
 from tidegate_schemas.subjects import AckAddress, Verdict
 
 from .connection import Connection
+from .message import Message
 from .puller import Puller
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.delivery")
@@ -88,7 +88,7 @@ class Inbox:
         """Stop listening."""
         await self._puller.close()
 
-    def _on_message(self, message: Msg) -> None:
+    def _on_message(self, message: Message) -> None:
         try:
             address = subjects.parse_ack(message.reply)
             record = self._checked(address, message)
@@ -98,7 +98,7 @@ class Inbox:
         self.want(self._free - 1)
         self._receive(Delivery(record, address.delivered, self._connection, message.reply))
 
-    def _checked(self, address: AckAddress, message: Msg) -> Record:
+    def _checked(self, address: AckAddress, message: Message) -> Record:
         if (address.stream, address.consumer) != (self._stream, self._consumer):
             raise InvalidName(f"{message.reply!r} is not of consumer {self._consumer}")
         record = decode_record(message.data)

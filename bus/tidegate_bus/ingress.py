@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
-from nats.aio.msg import Msg
 
 from tidegate_schemas import subjects
 from tidegate_schemas.errors import LedgerGap, TidegateError, Unavailable
 
 from .connection import Connection
+from .message import Message
 from .puller import Puller
 from .tasks import end
 
@@ -198,7 +198,7 @@ class PulledIngress:
         self._failure = error
         self._arrived.set()
 
-    def _receive(self, message: Msg) -> None:
+    def _receive(self, message: Message) -> None:
         address = subjects.parse_ack(message.reply)
         if address.consumer != self._consumer or self._failure:
             return

@@ -12,20 +12,23 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import msgspec
-from nats.aio.msg import Msg
 
 from tidegate_schemas import subjects
 from tidegate_schemas.clock import parse_rfc3339, rfc3339
 from tidegate_schemas.errors import LedgerGap, Unavailable
-from tidegate_schemas.record import Record, decode_record
+from tidegate_schemas.record import Growth, Record, decode_growth, decode_record
 
 from .connection import Connection
+from .message import Message
 
 _BATCH = 512
 _ANSWER_SECONDS = 5.0
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.2
 _LOOK_SECONDS = 1.0
+_SEQUENCE, _SUBJECT, _TIME = (
+    b"\r\nNats-%b: " % name for name in (b"Sequence", b"Subject", b"Time-Stamp")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class LedgerReader:
         batch: int = _BATCH,
         follow: bool = False,
         caught_up: Callable[[], None] | None = None,
+        passes: Callable[[Growth], bool] | None = None,
     ) -> AsyncIterator[StoredRecord]:
         """Records in order.
 
@@ -94,6 +98,8 @@ class LedgerReader:
             batch: how many the broker is asked for at once.
             follow: go on with what is written later, for ever.
             caught_up: with `follow`, called each time the end is reached.
+            passes: with `follow`, asked of what was added once the end is reached: whether none
+                of it is wanted. Such records are not read.
 
         Raises:
             LedgerGap: a record is missing (only without `filter`).
@@ -102,16 +108,25 @@ class LedgerReader:
         """
         grew = asyncio.Event()
         hints = None
+        at_end = False
+        position = None if since is not None else start
         if follow:
 
-            async def hint(_: Msg) -> None:
-                grew.set()
+            def hint(message: Message) -> None:
+                nonlocal position
+                growth = decode_growth(message.data)
+                if growth is None or passes is None or position is None or not at_end:
+                    grew.set()
+                elif growth.first <= position <= growth.last and passes(growth):
+                    position = growth.last + 1
+                elif growth.last >= position:  # of what was read already there is nothing to say
+                    grew.set()
 
-            hints = await self._connection.listen(subjects.tail(self._partition), hint)
-        position = None if since is not None else start
+            hints = await self._connection.hear(subjects.tail(self._partition), hint)
         try:
             while True:
                 grew.clear()
+                at_end = False
                 request: dict[str, object] = {"batch": batch}
                 if position is None:
                     assert since is not None
@@ -131,6 +146,7 @@ class LedgerReader:
                     return
                 if caught_up:
                     caught_up()
+                at_end = not grew.is_set()
                 try:
                     async with asyncio.timeout(_LOOK_SECONDS):
                         await grew.wait()
@@ -158,27 +174,26 @@ class LedgerReader:
     ) -> tuple[list[StoredRecord], int]:
         connection = self._connection
         found: list[StoredRecord] = []
-        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        patience = asyncio.timeout(_ANSWER_SECONDS)
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[int] = loop.create_future()
+        began = heard = loop.time()
+        patience = asyncio.timeout_at(began + _ANSWER_SECONDS)
 
-        async def collect(message: Msg) -> None:
-            headers = message.headers or {}
-            status = headers.get("Status")
+        def collect(message: Message) -> None:
+            nonlocal heard
             if done.done():
                 return
-            patience.reschedule(asyncio.get_running_loop().time() + _ANSWER_SECONDS)
-            if status is None:
-                found.append(
-                    StoredRecord(
-                        int(headers["Nats-Sequence"]),
-                        headers["Nats-Subject"],
-                        message.data,
-                        parse_rfc3339(headers["Nats-Time-Stamp"]),
-                    )
-                )
+            if (now := loop.time()) > heard + _PAUSE_SECONDS:  # rarely: it takes its time
+                heard = now
+                patience.reschedule(now + _ANSWER_SECONDS)
+            if stored := _stored(message):
+                found.append(stored)
                 if one:
                     done.set_result(0)
-            elif status == "204":  # the end of the batch
+                return
+            headers = message.headers
+            status = headers.get("Status")
+            if status == "204":  # the end of the batch
                 done.set_result(int(headers.get("Nats-Num-Pending", "0")))
             elif status == "404":  # nothing at or after the position
                 done.set_result(0)
@@ -190,21 +205,29 @@ class LedgerReader:
             if not done.done():
                 done.set_exception(Unavailable(f"{self._stream}: reconnected meanwhile"))
 
-        inbox = connection.nats.new_inbox()
         unlisten = connection.on_reconnect(lost)
         try:
-            async with patience:
-                subscription = await connection.listen(inbox, collect)
-                try:
-                    await connection.publish(
-                        subjects.direct_get(self._stream),
-                        msgspec.json.encode(request),
-                        reply=inbox,
-                    )
-                    return found, await done
-                finally:
-                    await connection.forget(subscription)
+            async with patience, connection.answers.to(collect) as reply:
+                await connection.publish(
+                    subjects.direct_get(self._stream), msgspec.json.encode(request), reply=reply
+                )
+                return found, await done
         except TimeoutError:
             raise Unavailable(f"{self._stream} does not answer {connection.principal}") from None
         finally:
             unlisten()
+
+
+def _stored(message: Message) -> StoredRecord | None:
+    """The record of a message of a stream; None for what ends a batch."""
+    head = message.head
+    if _SEQUENCE not in head:
+        return None
+    seq, subject, time = (_last(head, name) for name in (_SEQUENCE, _SUBJECT, _TIME))
+    return StoredRecord(int(seq), subject.decode(), message.data, parse_rfc3339(time.decode()))
+
+
+def _last(head: bytes, name: bytes) -> bytes:
+    """The broker's own headers come after those that a message was stored with."""
+    at = head.rfind(name) + len(name)
+    return head[at : head.find(b"\r\n", at)]

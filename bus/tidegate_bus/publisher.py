@@ -15,7 +15,6 @@ from typing import Literal, Self, overload
 import msgspec
 import nats.errors
 import structlog
-from nats.aio.msg import Msg
 
 from tidegate_schemas import subjects
 from tidegate_schemas.envelope import Envelope, encode
@@ -34,6 +33,7 @@ from tidegate_schemas.subjects import Verdict
 
 from .connection import Connection
 from .keys import Keys
+from .message import Message
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.publisher")
 
@@ -98,8 +98,8 @@ class Publisher:
             window: envelopes that may be on their way at once; more callers wait.
         """
         publisher = cls(connection, window)
-        await connection.listen(f"{publisher._inbox}.*", publisher._on_accepted)
-        await connection.listen(subjects.receipt(connection.principal), publisher._on_receipts)
+        await connection.hear(f"{publisher._inbox}.*", publisher._on_accepted)
+        await connection.hear(subjects.receipt(connection.principal), publisher._on_receipts)
         connection.on_reconnect(publisher._resend_all)
         publisher._looking = asyncio.create_task(publisher._look_after())
         return publisher
@@ -190,10 +190,10 @@ class Publisher:
         return None if receipt is None else settle(receipt)
 
     async def _send(self, open_: _Open) -> None:
+        client, reply = self._connection.nats, f"{self._inbox}.{open_.token}"
         try:
-            await self._connection.nats.publish(
-                self._subject, open_.payload, reply=f"{self._inbox}.{open_.token}"
-            )
+            if not client.post(self._subject, open_.payload, reply):
+                await client.publish(self._subject, open_.payload, reply=reply)
         except nats.errors.OutboundBufferLimitError:
             open_.refusal = "disconnected"  # and the buffer is full; it is sent again
         except nats.errors.Error as error:
@@ -231,7 +231,7 @@ class Publisher:
         for open_ in self._by_token.values():
             _settle(open_, Unavailable(f"the connection of {self._connection.principal} is closed"))
 
-    async def _on_accepted(self, message: Msg) -> None:
+    def _on_accepted(self, message: Message) -> None:
         open_ = self._by_token.get(message.subject.rpartition(".")[2])
         if open_ is None:
             return
@@ -252,7 +252,7 @@ class Publisher:
         elif (early := self._early.pop(answer.seq, None)) and early.id in ("", open_.envelope_id):
             _settle(open_, early)
 
-    async def _on_receipts(self, message: Msg) -> None:
+    def _on_receipts(self, message: Message) -> None:
         try:
             receipts = decode_receipts(message.data)
         except InvalidRecord as error:

@@ -26,13 +26,13 @@ from functools import partial
 
 import msgspec
 import structlog
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from tidegate_schemas import subjects
 from tidegate_schemas.errors import Unavailable
 
 from .connection import Connection, Listener
+from .message import Message
 from .tasks import end
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.puller")
@@ -73,7 +73,7 @@ class Puller:
         connection: Connection,
         stream: str,
         consumer: str,
-        on_message: Callable[[Msg], None],
+        on_message: Callable[[Message], None],
         on_lost: Callable[[], None] | None = None,
         request_bytes: int | None = None,
     ) -> None:
@@ -138,7 +138,7 @@ class Puller:
         """Go on with an inbox of its own, with nothing on request there."""
         prefix = subjects.inbox(self._connection.principal)
         inbox = _Inbox(f"{prefix}.{secrets.token_hex(8)}")
-        inbox.subscription = await self._connection.listen(
+        inbox.subscription = await self._connection.hear(
             f"{inbox.subject}.*", partial(self._receive, inbox), again=False
         )
         self._inbox = inbox
@@ -149,7 +149,7 @@ class Puller:
             await self._connection.drain(inbox.subscription)
         self._before = []
 
-    async def _receive(self, inbox: _Inbox, message: Msg) -> None:
+    def _receive(self, inbox: _Inbox, message: Message) -> None:
         self._heard = time.monotonic()
         headers = message.headers or {}
         status = headers.get("Status")

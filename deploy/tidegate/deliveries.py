@@ -14,19 +14,20 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import structlog
-from nats.aio.msg import Msg
 from prometheus_client import Gauge
 
 from tidegate_bus.broker.accounts import REGISTRAR
 from tidegate_bus.broker.pauses import Feed, feeds, pause, resume
 from tidegate_bus.connection import Connection
 from tidegate_bus.ledger import LedgerReader
+from tidegate_bus.message import Message
 from tidegate_bus.tasks import end
 from tidegate_policy.controls import Controls, Level
 from tidegate_schemas import subjects
 from tidegate_schemas.errors import TidegateError
 from tidegate_schemas.governance import Target, What
-from tidegate_schemas.subjects import Principal
+from tidegate_schemas.record import decode_growth
+from tidegate_schemas.subjects import Kind, Principal
 from tidegate_schemas.vocabulary import CONTROL_KILL, OPERATOR
 
 from .access import Connect
@@ -36,7 +37,8 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.deliveries")
 
 _LOOK_SECONDS = 1.0
 _REST_SECONDS = 0.02
-"""Between two looks at a ledger that grows; each batch of the gateway is a hint."""
+"""Between two looks at a ledger that grows."""
+_COMMANDS = subjects.delivery(0, Kind.CONTROL, "control.")
 _ALIGN_SECONDS = 30.0
 _AGAIN_SECONDS = 1.0
 
@@ -155,13 +157,16 @@ class Deliveries:
     async def _follow(self, connection: Connection) -> None:
         hinted = 0
 
-        async def hint(message: Msg) -> None:
+        def hint(message: Message) -> None:
             nonlocal hinted
-            hinted = max(hinted, int(message.data))
-            self._nudge.set()
+            growth = decode_growth(message.data)
+            if growth:
+                hinted = max(hinted, growth.last)
+            if growth is None or growth.subjects is None or any(map(_commands, growth.subjects)):
+                self._nudge.set()
 
         clock = asyncio.get_running_loop().time
-        hints = await connection.listen(subjects.tail(0), hint)
+        hints = await connection.hear(subjects.tail(0), hint)
         due = clock() + _ALIGN_SECONDS
         try:
             while True:
@@ -185,6 +190,11 @@ class Deliveries:
                     pass
         finally:
             await connection.forget(hints)
+
+
+def _commands(subject: str) -> bool:
+    """Whether what is stored under it may be a control."""
+    return subject.startswith(_COMMANDS)
 
 
 def _named_by(target: Target) -> Callable[[Principal], bool]:

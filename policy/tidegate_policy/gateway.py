@@ -30,7 +30,13 @@ from tidegate_evidence.tree import leaf_hash
 from tidegate_schemas import subjects
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.errors import Fenced, InvalidName, LedgerGap, TidegateError, Unavailable
-from tidegate_schemas.record import Ingress, Receipt, Record, encode_receipts
+from tidegate_schemas.record import (
+    Ingress,
+    Receipt,
+    Record,
+    encode_growth,
+    encode_receipts,
+)
 from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import CLOCK_TICK, GATEWAY
 
@@ -309,7 +315,9 @@ class Gateway:
                     continue  # nobody can listen under such a name
                 for payload in _messages(receipts):
                     await publish(subject, payload)
-            await publish(subjects.tail(self._settings.partition), b"%d" % seq)
+            stored = [subject for subject, _ in batch.entries]
+            growth = encode_growth(seq - len(stored) + 1, stored)
+            await publish(subjects.tail(self._settings.partition), growth)
             TAIL.set(seq)
             for labels, records in batch.verdicts.items():
                 RECORDS.labels(*labels).inc(records)

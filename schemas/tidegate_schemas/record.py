@@ -200,3 +200,35 @@ def decode_receipts(payload: bytes) -> list[Receipt]:
         return _receipts_decoder.decode(payload)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise InvalidRecord(f"not receipts: {describe(error)}") from error
+
+
+class Growth(msgspec.Struct, frozen=True):
+    """A hint that the ledger grew. It may be lost, and one that comes is true.
+
+    Attributes:
+        first, last: sequences of the records that were added.
+        subjects: all that they are stored under; None where these are many.
+    """
+
+    first: int
+    last: int
+    subjects: tuple[str, ...] | None = None
+
+
+_MANY_SUBJECTS = 32
+_growth_decoder = msgspec.json.Decoder(Growth)
+
+
+def encode_growth(first: int, subjects: list[str]) -> bytes:
+    """The hint of the records from `first` on; the subject of each."""
+    known = tuple(set(subjects))
+    last = first + len(subjects) - 1
+    return _encoder.encode(Growth(first, last, known if len(known) <= _MANY_SUBJECTS else None))
+
+
+def decode_growth(payload: bytes) -> Growth | None:
+    """Read a hint; None for anything else, which tells of growth all the same."""
+    try:
+        return _growth_decoder.decode(payload)
+    except msgspec.MsgspecError:
+        return None

@@ -8,14 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 
 from support import ADMIN, LIMITS, Broker, running_broker, until
 from tidegate_bus import appender as module
 from tidegate_bus.appender import MAX_BATCH, FastAppender
 from tidegate_bus.broker.accounts import MAX_PAYLOAD, REGISTRAR
 from tidegate_bus.broker.topology import converge
+from tidegate_bus.message import Message
 from tidegate_schemas.errors import Fenced, InvalidInput, TidegateError, Unavailable
 from tidegate_schemas.vocabulary import GATEWAY
 
@@ -241,7 +240,7 @@ async def test_only_a_foreign_write_is_fenced(
         await until(lambda: sent(appender) is not None)
         answer = json.dumps({"error": {"err_code": code, "description": why}}).encode()
         subject = f"{appender._prefix}.{sent(appender)}.500.fail.1.2.$FI"  # pyright: ignore
-        await appender._receive(Msg(Client(), subject, data=answer))  # pyright: ignore
+        appender._receive(Message(subject, "", answer))  # pyright: ignore
 
     error = await failure(stored)
     assert isinstance(error, Unavailable)

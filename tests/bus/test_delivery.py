@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nats.aio.msg import Msg
 from structlog.testing import capture_logs
 
 from support import (
@@ -24,6 +23,7 @@ from support import (
 )
 from tidegate_bus.broker.topology import Subscription
 from tidegate_bus.delivery import Delivery, Inbox
+from tidegate_bus.message import Message
 from tidegate_bus.publisher import Publisher
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import Denied
@@ -332,7 +332,7 @@ async def test_what_others_put_into_the_inbox_is_ignored(
             await intruder.publish(address, payload, reply=ack)
             if ack.startswith("$JS.ACK."):
                 refused += 1
-                await receive(inbox, Msg(intruder.nats, address, ack, payload))
+                receive(inbox, Message(address, ack, payload))
             ignored += 1
         await until(lambda: len(logs) == ignored + refused)
     await publisher.publish(task("next"))

@@ -6,11 +6,11 @@ import asyncio
 import time
 
 import pytest
-from nats.aio.msg import Msg
 
 from support import ADMIN, AGENT, INTRUDER, PUBLISHER, Broker, until
 from tidegate_bus import ingress as module
 from tidegate_bus.ingress import PulledIngress, Submission
+from tidegate_bus.message import Message
 from tidegate_schemas.errors import LedgerGap, Unavailable
 from tidegate_schemas.subjects import Principal, submission
 from tidegate_schemas.vocabulary import GATEWAY
@@ -156,9 +156,9 @@ async def test_what_was_lost_on_the_way_is_fetched_again(
 ) -> None:
     """A delivery that does not arrive is no gap: the stream still has it."""
     receive = PulledIngress._receive  # pyright: ignore[reportPrivateUsage]
-    lost: list[Msg] = []
+    lost: list[Message] = []
 
-    def drop_some(self: PulledIngress, message: Msg) -> None:
+    def drop_some(self: PulledIngress, message: Message) -> None:
         if message.data in (b"7", b"20") and message.data not in [one.data for one in lost]:
             lost.append(message)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Callable
@@ -96,6 +97,7 @@ class Callers:
         self._certificates = {normal_name(n): p for n, p in settings.certificates.items()}
         self._known: dict[bytes, _Known] = {}
         self._known_stamps: Stamps | None = None
+        self._seen_stamps: Stamps | None = None
         self._buckets: dict[str, tuple[Rate, Bucket]] = {}
 
     async def of(self, authorization: str | None, certificate: str | None) -> Caller:
@@ -182,7 +184,14 @@ class Callers:
         return None
 
     def _stamps(self) -> Stamps:
-        return self._tokens.stamp(), self._roles.stamp()
+        """Of the files now; looked at once for all requests of a turn of the event loop."""
+        if self._seen_stamps is None:
+            self._seen_stamps = self._tokens.stamp(), self._roles.stamp()
+            asyncio.get_running_loop().call_soon(self._look_again)
+        return self._seen_stamps
+
+    def _look_again(self) -> None:
+        self._seen_stamps = None
 
     async def _by_oidc(self, text: str) -> Caller:
         if self._oidc is None:

@@ -7,9 +7,10 @@ something would be late: a request costs no timer.
 from __future__ import annotations
 
 import asyncio
+import functools
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
+from urllib.parse import unquote
 
 import httptools
 from prometheus_client import Counter
@@ -185,27 +186,62 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
-        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = b"", [], False
         self._begin_head()
         self._in_body = False
-        if self._certificate is not None:
-            self.scope.setdefault("state", {})["certificate"] = self._certificate
 
     def on_headers_complete(self) -> None:
         """Hand the request over."""
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > self.bounds.head_bytes or len(self.headers) > self.bounds.headers:
+        parser, headers = self.parser, self.headers
+        size = len(self.url)
+        for name, value in headers:
+            size += len(name) + len(value)
+        if size > self.bounds.head_bytes or len(headers) > self.bounds.headers:
             raise _TooMuch
-        self._wishes = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        method, version = parser.get_method(), parser.get_http_version()
+        self._wishes = parser.should_upgrade() and method != b"CONNECT"
         if self._wishes:
             return
+        path, raw_path, query = _target(self.url)
+        state = self.app_state.copy()
+        if self._certificate is not None:
+            state["certificate"] = self._certificate
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme or "http",
+            "root_path": "",
+            "headers": headers,
+            "state": state,
+            "method": method.decode("ascii"),
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+        }
+        self.headers = []  # what follows a body is no header
         self._in_head, self._in_body = False, True
         self._wait("body", self.bounds.body_seconds)
-        super().on_headers_complete()
-        self.headers = []  # what follows a body is no header
-        if not self.pipeline:
-            self._answered = self.cycle
-        self.scope.setdefault("state", {})[REPLY] = partial(_reply, self.cycle)
+        before = self.cycle
+        cycle = self.cycle = _Cycle(self, version != "1.0" and parser.should_keep_alive())
+        state[REPLY] = cycle.reply
+        if before is None or before.response_complete:
+            self._answered = cycle
+            self._answer(cycle)
+        else:  # one after the other
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+
+    def _answer(self, cycle: RequestResponseCycle) -> None:
+        self.tasks.add(self.loop.create_task(self._run(cycle)))
+
+    async def _run(self, cycle: RequestResponseCycle) -> None:
+        await cycle.run_asgi(self.app)
+        task = asyncio.current_task()
+        assert task
+        self.tasks.discard(task)
 
     def on_body(self, body: bytes) -> None:
         """Take some of the body, and give it time for some more."""
@@ -242,8 +278,8 @@ class EdgeProtocol(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._answered, app = self.pipeline.pop()
-            self._start_asgi_task(self._answered, app)
+            self._answered, _ = self.pipeline.pop()
+            self._answer(self._answered)
         elif not self._in_head and not self._in_body:
             self._wait("idle", self.bounds.idle_seconds)
 
@@ -320,30 +356,53 @@ def _refusal(error: Exception, bounds: Bounds) -> Problem:
     return Problem(400, "http", "Not HTTP", "the request cannot be read as HTTP/1.1")
 
 
-def _reply(
-    cycle: RequestResponseCycle, status: int, headers: list[tuple[bytes, bytes]], body: bytes
-) -> bool:
-    """Send an answer in one piece, which costs a third of what two messages of ASGI cost.
+@functools.lru_cache(maxsize=256)
+def _target(url: bytes) -> tuple[str, bytes, bytes]:
+    """Path, the same as it was sent, and query."""
+    parsed = httptools.parse_url(url)
+    return unquote(parsed.path.decode("ascii")), parsed.path, parsed.query or b""
 
-    See `RequestResponseCycle.send`, which it stands for.
-    """
-    if cycle.disconnected or cycle.response_started or cycle.flow.write_paused:
-        return False
-    lines = [STATUS_LINE[status]]
-    for name, value in (*cycle.default_headers, *headers):
-        if HEADER_VALUE_RE.search(value):
-            return False  # it is told why not
-        if name == b"connection":
-            cycle.keep_alive = False
-        else:
-            lines += (name, b": ", value, b"\r\n")
-    lines.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
-    if cycle.scope["method"] != "HEAD":
-        lines.append(body)
-    cycle.transport.write(b"".join(lines))
-    cycle.response_started = cycle.response_complete = True
-    cycle.message_event.set()
-    if not cycle.keep_alive:
-        cycle.transport.close()
-    cycle.on_response()
-    return True
+
+class _Cycle(RequestResponseCycle):
+    """A request and its answer."""
+
+    def __init__(self, protocol: EdgeProtocol, keep_alive: bool) -> None:
+        super().__init__(
+            protocol.scope,
+            protocol.transport,
+            protocol.flow,
+            protocol.logger,
+            protocol.access_logger,
+            protocol.access_log,
+            protocol.server_state.default_headers,
+            asyncio.Event(),
+            protocol.expect_100_continue,
+            keep_alive,
+            protocol.on_response_complete,
+        )
+
+    def reply(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Send an answer in one piece, which costs a third of what two messages of ASGI cost.
+
+        See `send`, which it stands for.
+        """
+        if self.disconnected or self.response_started or self.flow.write_paused:
+            return False
+        lines = [STATUS_LINE[status]]
+        for name, value in (*self.default_headers, *headers):
+            if HEADER_VALUE_RE.search(value):
+                return False  # it is told why not
+            if name == b"connection":
+                self.keep_alive = False
+            else:
+                lines += (name, b": ", value, b"\r\n")
+        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        if self.scope["method"] != "HEAD":
+            lines.append(body)
+        self.transport.write(b"".join(lines))
+        self.response_started = self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+        return True

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import structlog
-from nats.aio.msg import Msg
 
 from tidegate_bus.bulk import Access, BulkReader
 from tidegate_bus.connection import Connection
 from tidegate_bus.frames import Entry
+from tidegate_bus.message import Message
 from tidegate_schemas import subjects
 from tidegate_schemas.errors import LedgerError, TidegateError, Unavailable
 
@@ -96,10 +96,10 @@ class IndexKeeper:
         """Work until cancelled. What does not answer is asked again."""
         grew = asyncio.Event()
 
-        async def hint(_: Msg) -> None:
+        def hint(_: Message) -> None:
             grew.set()
 
-        hints = await self._connection.listen(subjects.tail(0), hint)
+        hints = await self._connection.hear(subjects.tail(0), hint)
         try:
             while True:
                 grew.clear()
