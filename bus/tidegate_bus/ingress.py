@@ -211,12 +211,13 @@ class PulledIngress:
         else:
             self._seen = address.stream_seq
             by = subjects.submitter(message.subject)
-            reserved = _reserved(message.headers) if message.headers else ""
+            reserved = _reserved(message.headers) if message.head else ""
             self._waiting.append(
                 Submission(address.stream_seq, address.time, by, message.data, reserved)
             )
             self._waiting_bytes += len(message.data)
-            self._want()
+            if self._waiting_bytes >= _AHEAD_BYTES:  # else as much is wanted as before
+                self._want()
             self._arrived.set()
 
 

@@ -151,9 +151,9 @@ class Puller:
 
     def _receive(self, inbox: _Inbox, message: Message) -> None:
         self._heard = time.monotonic()
-        headers = message.headers or {}
+        headers = message.headers if message.head and not message.reply else {}
         status = headers.get("Status")
-        if status is None or message.reply:
+        if status is None:
             self._pause = _PAUSE_SECONDS
             inbox.requested = max(inbox.requested - 1, 0)
             try:

@@ -230,5 +230,5 @@ def decode_growth(payload: bytes) -> Growth | None:
     """Read a hint; None for anything else, which tells of growth all the same."""
     try:
         return _growth_decoder.decode(payload)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from .errors import InvalidName
 
@@ -280,8 +281,7 @@ def consumer_pause(stream: str, consumer_name: str) -> str:
     return f"$JS.API.CONSUMER.PAUSE.{stream}.{consumer_name}"
 
 
-@dataclass(frozen=True, slots=True)
-class AckAddress:
+class AckAddress(NamedTuple):
     """What an ack subject `$JS.ACK.…` says of the delivery it belongs to (ADR-15).
 
     Times are nanoseconds since 1970.
@@ -301,13 +301,13 @@ def parse_ack(subject: str) -> AckAddress:
     Raises:
         InvalidName: not an ack subject of the first form.
     """
-    match subject.split("."):
-        case ["$JS", "ACK", stream, name, delivered, stream_seq, consumer_seq, time, _]:
-            try:
-                return AckAddress(
-                    stream, name, int(delivered), int(stream_seq), int(consumer_seq), int(time)
-                )
-            except ValueError as error:
-                raise InvalidName(f"{subject!r}: {error}") from error
-        case _:
-            raise InvalidName(f"{subject!r} is not an ack subject")
+    tokens = subject.split(".")
+    if len(tokens) != 9 or tokens[:2] != ["$JS", "ACK"]:
+        raise InvalidName(f"{subject!r} is not an ack subject")
+    _, _, stream, consumer_, delivered, stream_seq, consumer_seq, time, _ = tokens
+    try:
+        return AckAddress(
+            stream, consumer_, int(delivered), int(stream_seq), int(consumer_seq), int(time)
+        )
+    except ValueError as error:
+        raise InvalidName(f"{subject!r}: {error}") from error

@@ -18,6 +18,7 @@ from tidegate_schemas.clock import rfc3339
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.record import Ingress, Record, Why, decode_record, encode_record
 from tidegate_schemas.subjects import Kind, Principal, Verdict
+from tidegate_schemas.subjects import ledger as ledger_subject
 from tidegate_schemas.vocabulary import (
     BLUEPRINT_REGISTER,
     COORDINATOR,
@@ -560,8 +561,10 @@ class Restarts(RuleBasedStateMachine):
         return fold
 
     def apply(self, record: Record) -> tuple[str, ...]:
-        """The live coordinators read a record."""
+        """The live coordinators read a record; one of them only what may concern it."""
         self.halfway.apply(record)
+        if not self.fold.concerns(ledger_subject(0, record.verdict, record.kind, record.to)):
+            return ()
         return self.fold.apply(record)
 
     def commands(self) -> list[Command]:
@@ -582,6 +585,16 @@ class Restarts(RuleBasedStateMachine):
     def event(self, items: list[Any]) -> None:
         """Something starts two runs."""
         self.started += len(self.apply(self.ledger.add(ALICE, Envelope.new("repo.commit", items))))
+
+    @rule(
+        type=st.sampled_from(["other", "repo.commit", RUN_FINISHED]),
+        kind=st.sampled_from(["event", "task", "result", "control"]),
+        verdict=st.sampled_from([*Verdict]),
+    )
+    def something_else(self, type: str, kind: str, verdict: Verdict) -> None:
+        """Others say something, of which nothing starts a run."""
+        if (type, kind, verdict) != ("repo.commit", "event", Verdict.ALLOW):
+            self.apply(self.ledger.add(ALICE, Envelope.new(type, kind=kind, to=type), verdict))
 
     @rule(
         choice=numbers,

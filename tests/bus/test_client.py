@@ -9,11 +9,13 @@ import signal
 
 import pytest
 from nats.aio.msg import Msg
+from structlog.testing import capture_logs
 
 from support import ADMIN, INTRUDER, PUBLISHER, Broker, nothing_left, until
 from tidegate_bus.broker.accounts import MAX_PAYLOAD
 from tidegate_bus.connection import Connection, connect
 from tidegate_bus.identity.keyring import Keyring
+from tidegate_bus.message import Message
 from tidegate_schemas.subjects import ingress_stream, submission
 
 
@@ -35,6 +37,74 @@ async def test_a_flush_comes_after_what_was_sent_before_it(broker: Broker) -> No
 
     assert subscription.delivered == 100
     await until(lambda: len(got) == 100)
+
+
+async def test_who_hears_gets_messages_as_they_are_read(broker: Broker) -> None:
+    """In order, with their headers; an error is logged, and the next one comes."""
+    connection = await broker.connect(INTRUDER)
+    got: list[Message] = []
+
+    def take(message: Message) -> None:
+        got.append(message)
+        if message.data == b"1":
+            raise ValueError("of the hearer")
+
+    subscription = await connection.hear("news", take)
+    with capture_logs() as logs:
+        for number in range(3):
+            headers = {"Number": str(number)}
+            await connection.publish("news", b"%d" % number, reply="there", headers=headers)
+        await connection.nats.flush()
+
+    assert [message.data for message in got] == [b"0", b"1", b"2"]
+    assert [message.headers for message in got] == [{"Number": str(n)} for n in range(3)]
+    assert {(message.subject, message.reply) for message in got} == {("news", "there")}
+    assert [entry["event"] for entry in logs] == ["a message was not taken"]
+    await connection.forget(subscription)
+    await connection.publish("news", b"not any more")
+    await connection.nats.flush()
+    assert len(got) == subscription.delivered == 3
+
+
+async def test_who_hears_still_does_after_a_reconnect(broker: Broker) -> None:
+    """Unless it shall not; what was sent meanwhile is kept, and sent in order."""
+    connection = await broker.connect(INTRUDER)
+    got: list[bytes] = []
+    passing: list[bytes] = []
+    await connection.hear("news", lambda message: got.append(message.data))
+    await connection.hear("news", lambda message: passing.append(message.data), again=False)
+    await broker.kill()
+    await until(lambda: not connection.nats.is_connected)
+    for number in range(3):
+        await connection.publish("news", b"%d" % number)
+    await broker.restart()
+    await until(lambda: connection.nats.is_connected)
+    await connection.publish("news", b"3")
+    await until(lambda: len(got) == 4)
+
+    assert got == [b"0", b"1", b"2", b"3"]
+    assert passing == []
+
+
+async def test_a_sender_waits_while_the_broker_takes_nothing(broker: Broker) -> None:
+    """What is kept has a bound, however much is sent; all of it arrives in the end, in order."""
+    connection = await broker.connect(INTRUDER)
+    got: list[int] = []
+    await connection.hear("news", lambda message: got.append(int(message.data[:8])))
+
+    async def send() -> None:
+        for number in range(300):
+            await connection.publish("news", b"%08d" % number + bytes(100_000))
+
+    sending = asyncio.create_task(send())
+    async with broker.paused():
+        await until(lambda: connection.nats.pending_data_size > 1024 * 1024)
+        assert connection.nats.pending_data_size < 4 * 1024 * 1024
+        assert not sending.done()
+    await sending
+    await until(lambda: len(got) == 300)
+
+    assert got == list(range(300))
 
 
 async def test_a_pong_that_nobody_waits_for_any_more_does_no_harm(broker: Broker) -> None:

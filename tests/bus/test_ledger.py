@@ -16,6 +16,7 @@ from tidegate_bus.appender import MAX_BATCH, FastAppender
 from tidegate_bus.broker.topology import streams
 from tidegate_bus.ledger import LedgerReader, StoredRecord
 from tidegate_schemas.errors import InvalidRecord, LedgerGap, Unavailable
+from tidegate_schemas.record import Growth, encode_growth
 from tidegate_schemas.vocabulary import GATEWAY
 
 TASK, EVENT = "ledger.0.allow.task.work.do", "ledger.0.allow.event.thing"
@@ -33,10 +34,11 @@ async def append(broker: Broker, *payloads: str, subject: str = EVENT, hint: boo
     appender = await FastAppender.open(gateway, last=await broker.length("LEDGER_0"))
     for begin in range(0, len(payloads), MAX_BATCH):
         part = payloads[begin : begin + MAX_BATCH]
-        await (await appender.append([(subject, p.encode()) for p in part]))
+        last = await (await appender.append([(subject, p.encode()) for p in part]))
     await appender.close()
     if hint:
-        await gateway.publish("tail.0", b"")
+        first = last - len(payloads) + 1
+        await gateway.publish("tail.0", encode_growth(first, [subject] * len(payloads)))
         await gateway.nats.flush()  # so that it is over for readers that begin later
 
 
@@ -163,6 +165,64 @@ async def test_following_may_begin_before_there_is_anything(
         else:
             await until(lambda: len(following.caught_up) > 1)
             assert following.got == []
+
+
+class Passing:
+    """Passes over all but tasks, and notes of what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Growth] = []
+
+    def __call__(self, growth: Growth) -> bool:
+        """Whether there is no task."""
+        self.asked.append(growth)
+        return growth.subjects is not None and TASK not in growth.subjects
+
+
+async def test_what_is_of_no_interest_is_not_read(broker: Broker, reader: LedgerReader) -> None:
+    """Where hints say so, one after the other; what is wanted comes after it all the same."""
+    passes = Passing()
+    await append(broker, "1")
+    async with Following(reader, passes=passes) as following:
+        await until(lambda: following.caught_up == [1])
+        await append(broker, "2", "3")
+        await append(broker, "4")
+        await until(lambda: len(passes.asked) == 2)
+        await append(broker, "5", subject=TASK)
+        await until(lambda: following.caught_up == [1, 2])
+
+        assert following.got == ["1", "5"]
+        assert [(growth.first, growth.last) for growth in passes.asked] == [(2, 3), (4, 4), (5, 5)]
+
+
+async def test_after_a_hint_that_was_lost_nothing_is_passed_over(
+    broker: Broker, reader: LedgerReader
+) -> None:
+    """What it told of may be wanted."""
+    async with Following(reader, passes=Passing()) as following:
+        await until(lambda: following.caught_up == [0])
+        await append(broker, "1", subject=TASK, hint=False)
+        await append(broker, "2")
+        await until(lambda: following.got[:1] == ["1"])
+
+
+async def test_a_hint_of_what_is_known_says_nothing(broker: Broker, reader: LedgerReader) -> None:
+    """Nor does one that cannot be read, or names no subjects, make anything be passed over."""
+    passes = Passing()
+    await append(broker, "1", "2")
+    gateway = await broker.connect(GATEWAY)
+    async with Following(reader, passes=passes) as following:
+        await until(lambda: following.caught_up == [2])
+        await gateway.publish("tail.0", encode_growth(1, [EVENT, EVENT]))
+        await append(broker, "3", hint=False)
+        await gateway.publish("tail.0", b"3")
+        await until(lambda: following.got == ["1", "2", "3"])
+        await until(lambda: following.caught_up[-1] == 3)
+        await append(broker, "4", hint=False)
+        await gateway.publish("tail.0", b'{"first":4,"last":4}')
+        await until(lambda: following.got == ["1", "2", "3", "4"])
+
+    assert [growth.subjects for growth in passes.asked] == [None]
 
 
 async def test_following_goes_on_after_a_restart_of_the_broker(

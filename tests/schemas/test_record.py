@@ -19,8 +19,10 @@ from tidegate_schemas.record import (
     Receipt,
     Record,
     Why,
+    decode_growth,
     decode_receipts,
     decode_record,
+    encode_growth,
     encode_receipts,
     encode_record,
 )
@@ -409,3 +411,28 @@ def test_a_receipt_says_no_more_than_there_is() -> None:
     """Empty grounds are not written: most receipts are short."""
     short = Receipt("1", Verdict.ALLOW, 1, Reason.PERMITTED, 1)
     assert encode_receipts([short]).decode() == f"[{receipt()}]"
+
+
+@given(
+    st.integers(1, 2**60),
+    st.lists(
+        st.sampled_from([f"ledger.0.allow.event.{n}" for n in range(50)]), min_size=1, max_size=80
+    ),
+)
+def test_a_hint_says_what_the_ledger_grew_by(first: int, subjects: list[str]) -> None:
+    """First and last, and each subject once, unless there are many."""
+    growth = decode_growth(encode_growth(first, subjects))
+
+    assert growth
+    assert (growth.first, growth.last) == (first, first + len(subjects) - 1)
+    if len(set(subjects)) <= 32:
+        assert growth.subjects
+        assert sorted(growth.subjects) == sorted(set(subjects))
+    else:
+        assert growth.subjects is None
+
+
+@pytest.mark.parametrize("payload", [b"", b"17", b"{}", b'{"first":1}', b"\xff", b"[" * 5000])
+def test_anything_else_is_no_hint(payload: bytes) -> None:
+    """None; no error comes out of it."""
+    assert decode_growth(payload) is None

@@ -49,8 +49,14 @@ TABLES = [{(str(by), to) for by, to in table} for table in PERMITTED]
 BUNDLES = {bundle(number).digest: number for number in range(len(PERMITTED))}
 
 
-async def _send(publisher: Publisher, by: Principal, chance: random.Random, number: int) -> None:
-    """Say a lot, whatever becomes of it; some of it twice."""
+async def _send(
+    publisher: Publisher,
+    by: Principal,
+    chance: random.Random,
+    number: int,
+    changed: asyncio.Event,
+) -> None:
+    """Say a lot, whatever becomes of it; some of it twice, and half of it under changed policies."""
 
     async def say(n: int) -> None:
         envelope = Envelope.new(chance.choice(TOPICS), {"n": n}, id=f"{by}{n}")
@@ -58,10 +64,14 @@ async def _send(publisher: Publisher, by: Principal, chance: random.Random, numb
             with contextlib.suppress(Denied):
                 await publisher.publish(envelope, timeout=120)
 
-    await asyncio.gather(*(say(n) for n in range(number)))
+    await asyncio.gather(*(say(n) for n in range(number // 2)))
+    await changed.wait()
+    await asyncio.gather(*(say(n) for n in range(number // 2, number)))
 
 
-async def _reload(operator: Publisher, chance: random.Random, done: asyncio.Event) -> int:
+async def _reload(
+    operator: Publisher, chance: random.Random, changed: asyncio.Event, done: asyncio.Event
+) -> int:
     """Put one bundle in force after the other; how often that succeeded."""
     for number in range(len(PERMITTED)):
         files = {"files": dict(bundle(number).files)}
@@ -76,6 +86,7 @@ async def _reload(operator: Publisher, chance: random.Random, done: asyncio.Even
         try:
             await operator.publish(activate, timeout=120)
             activated += 1
+            changed.set()
         except Denied:
             pass  # it is in force already
     return activated
@@ -105,14 +116,14 @@ async def survive(broker: Broker, seed: int, *, messages: int, kills: int) -> No
     chance = random.Random(seed)
     gateways = Gateways(broker)
     supervisor = asyncio.create_task(gateways.supervise())
-    done = asyncio.Event()
+    changed, done = asyncio.Event(), asyncio.Event()
     try:
         operator = await broker.publisher(OPERATOR)
-        reloading = asyncio.create_task(_reload(operator, chance, done))
+        reloading = asyncio.create_task(_reload(operator, chance, changed, done))
         publishers = [await broker.publisher(by, window=50) for by in SENDERS]
         sending = asyncio.gather(
             *(
-                _send(publisher, by, random.Random(f"{seed} {by}"), messages)
+                _send(publisher, by, random.Random(f"{seed} {by}"), messages, changed)
                 for publisher, by in zip(publishers, SENDERS, strict=True)
             )
         )
