@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
 from nats.aio.subscription import Subscription
@@ -49,7 +49,7 @@ class Answers:
         self._inbox: _Inbox | None = None
 
     @contextlib.asynccontextmanager
-    async def to(self, hearer: Hearer) -> AsyncIterator[str]:
+    async def to(self, hearer: Hearer) -> AsyncGenerator[str]:
         """A subject where messages are heard for as long as the context lasts.
 
         Raises:

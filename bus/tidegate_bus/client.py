@@ -10,7 +10,7 @@ import contextlib
 import functools
 import ssl
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, cast
 from urllib.parse import ParseResult
 from weakref import WeakSet
 
@@ -81,7 +81,7 @@ class NatsClient(Client):
         Returns:
             Whether it was; `publish` tells why not, or waits.
         """
-        flushing, flusher = self._flush_queue, self._flusher_task
+        flushing, flusher = self._flush_queue, cast("asyncio.Task[None] | None", self._flusher_task)
         if (
             self._status != Client.CONNECTED
             or self._pending_data_size > _ROOM_BYTES
@@ -141,12 +141,12 @@ class NatsClient(Client):
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
     ) -> None:
         subscription = self._subs.get(sid)
-        ear = subscription and subscription._future
+        ear: object = subscription and subscription._future  # pyright: ignore[reportPrivateUsage]
         if not isinstance(ear, _Ear):
             await super()._process_msg(sid, subject, reply, data, headers)
             return
         assert subscription
-        subscription._received += 1
+        subscription._received += 1  # pyright: ignore[reportPrivateUsage]
         self.stats["in_msgs"] += 1
         self.stats["in_bytes"] += len(data)
         try:

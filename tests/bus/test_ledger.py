@@ -32,6 +32,7 @@ async def append(broker: Broker, *payloads: str, subject: str = EVENT, hint: boo
     """Write to the end of the ledger, as a gateway does."""
     gateway = await broker.connect(GATEWAY)
     appender = await FastAppender.open(gateway, last=await broker.length("LEDGER_0"))
+    last = 0
     for begin in range(0, len(payloads), MAX_BATCH):
         part = payloads[begin : begin + MAX_BATCH]
         last = await (await appender.append([(subject, p.encode()) for p in part]))

@@ -56,7 +56,7 @@ async def _send(
     number: int,
     changed: asyncio.Event,
 ) -> None:
-    """Say a lot, whatever becomes of it; some of it twice, and half of it under changed policies."""
+    """Say a lot, whatever becomes of it; some of it twice, and half of it after a change."""
 
     async def say(n: int) -> None:
         envelope = Envelope.new(chance.choice(TOPICS), {"n": n}, id=f"{by}{n}")

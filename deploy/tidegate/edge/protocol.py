@@ -86,6 +86,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._answered: RequestResponseCycle | None = None
         """The request that is being answered; others may wait behind it."""
         self._wishes = False
+        self._app: Any = self.app
 
     def connection_made(  # type: ignore[override]  # as in uvicorn
         self, transport: asyncio.Transport
@@ -206,7 +207,7 @@ class EdgeProtocol(HttpToolsProtocol):
         state = self.app_state.copy()
         if self._certificate is not None:
             state["certificate"] = self._certificate
-        self.scope = {
+        scope: Any = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
             "http_version": version,
@@ -221,24 +222,25 @@ class EdgeProtocol(HttpToolsProtocol):
             "raw_path": raw_path,
             "query_string": query,
         }
+        self.scope = scope
         self.headers = []  # what follows a body is no header
         self._in_head, self._in_body = False, True
         self._wait("body", self.bounds.body_seconds)
         before = self.cycle
         cycle = self.cycle = _Cycle(self, version != "1.0" and parser.should_keep_alive())
         state[REPLY] = cycle.reply
-        if before is None or before.response_complete:
+        if not before or before.response_complete:  # it is None before the first
             self._answered = cycle
             self._answer(cycle)
         else:  # one after the other
             self.flow.pause_reading()
-            self.pipeline.appendleft((cycle, self.app))
+            self.pipeline.appendleft((cycle, self._app))
 
     def _answer(self, cycle: RequestResponseCycle) -> None:
         self.tasks.add(self.loop.create_task(self._run(cycle)))
 
     async def _run(self, cycle: RequestResponseCycle) -> None:
-        await cycle.run_asgi(self.app)
+        await cycle.run_asgi(self._app)
         task = asyncio.current_task()
         assert task
         self.tasks.discard(task)
