@@ -13,7 +13,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -31,7 +31,7 @@ from tidegate_schemas.vocabulary import OPERATOR
 from . import PROJECT
 from .load import LOAD, Figure, OnProgress
 from .machine import processor_seconds
-from .requests import Client, request
+from .requests import Answer, Client, request
 
 _WARM = 200
 _START_SECONDS = 20.0
@@ -129,6 +129,57 @@ async def edge(
     ]
 
 
+class _Poster(Client):
+    """Posts one request after the other, without a task that wakes up for each."""
+
+    def __init__(self) -> None:
+        """Strictly private: use `open`."""
+        super().__init__()
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def post(
+        self, post: Callable[[], bytes], left: Iterator[int], status: int, seconds: list[float]
+    ) -> asyncio.Future[None]:
+        """Begin.
+
+        Args:
+            post: makes a request.
+            left: as many as there are requests for all.
+            status: of each answer.
+            seconds: gets what each took.
+
+        Returns:
+            Done when nothing is left; fails with `Unavailable` if an answer is another one.
+        """
+        self._post, self._left, self._status, self._seconds = post, left, status, seconds
+        self._next()
+        return self._done
+
+    def _next(self) -> None:
+        if next(self._left, None) is None:
+            self._done.set_result(None)
+            return
+        what = self._post()
+        self._began = time.perf_counter()
+        self.send(what)
+
+    def answered(self, answer: Answer) -> None:
+        """Go on."""
+        self._seconds.append(time.perf_counter() - self._began)
+        if self._done.done():
+            return
+        if answer.status == self._status:
+            self._next()
+        else:
+            said = f"it said {answer.status}: {answer.body[:200]!r}"
+            self._done.set_exception(Unavailable(said))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody answers any more."""
+        if not self._done.done():
+            self._done.set_exception(Unavailable("the connection was lost"))
+
+
 class _Load:
     """Clients that post events, each another one as soon as it has its answer."""
 
@@ -145,26 +196,18 @@ class _Load:
     async def post(self, url: str, wait: str, status: int, requests: int) -> list[float]:
         """The seconds that each of so many requests took."""
         post = self._requests(url, wait)
-        left = iter(range(requests))
         seconds: list[float] = []
-
-        async def client() -> None:
-            connection = await Client.open(url)
-            try:
-                for _ in left:
-                    began = time.perf_counter()
-                    answer = await connection.ask(post())
-                    seconds.append(time.perf_counter() - began)
-                    if answer.status != status:
-                        raise Unavailable(f"{url} said {answer.status}: {answer.body[:200]!r}")
-            finally:
-                connection.close()
-
-        began = time.perf_counter()
-        async with asyncio.TaskGroup() as tasks:
+        posters: list[_Poster] = []
+        try:
             for _ in range(self._clients):
-                tasks.create_task(client())
-        self.took = time.perf_counter() - began
+                posters.append(await _Poster.open(url))  # noqa: PERF401 - some may be open already
+            left = iter(range(requests))
+            began = time.perf_counter()
+            await asyncio.gather(*(one.post(post, left, status, seconds) for one in posters))
+            self.took = time.perf_counter() - began
+        finally:
+            for one in posters:
+                one.close()
         return seconds
 
     def _requests(self, url: str, wait: str) -> Callable[[], bytes]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a server said."""
 
     status: int
@@ -55,8 +53,17 @@ class Client(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             raise ConnectionResetError("closed")
         self._asked = asyncio.get_running_loop().create_future()
-        self._transport.write(what)
+        self.send(what)
         return await self._asked
+
+    def send(self, what: bytes) -> None:
+        """Send a request; `answered` is called with its answer."""
+        self._transport.write(what)
+
+    def answered(self, answer: Answer) -> None:
+        """Hand on an answer."""
+        if self._asked and not self._asked.done():
+            self._asked.set_result(answer)
 
     def close(self) -> None:
         """Disconnect."""
@@ -80,8 +87,7 @@ class Client(asyncio.Protocol):
             return
         answer = Answer(int(head[9:12]), self._heard[end : end + length])
         self._heard = self._heard[end + length :]
-        if self._asked and not self._asked.done():
-            self._asked.set_result(answer)
+        self.answered(answer)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nobody answers any more."""
