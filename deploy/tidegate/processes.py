@@ -21,6 +21,7 @@ import msgspec
 import structlog
 
 from tidegate_bus.broker.accounts import NOTARY
+from tidegate_bus.broker.lifeline import share_evenly
 from tidegate_bus.connection import Connection, connect
 from tidegate_bus.telemetry import Health, TelemetryServer, configure_logging
 from tidegate_schemas.errors import (
@@ -92,6 +93,7 @@ def run_process(main: Coroutine[Any, Any, None], name: str) -> int:
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:
+    share_evenly()
     try:
         import uvloop
     except ImportError:  # not on this platform

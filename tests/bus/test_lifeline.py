@@ -75,6 +75,17 @@ async def line(process: asyncio.subprocess.Process) -> str:
 
 
 @ways
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="of Linux")
+async def test_the_child_lets_others_finish(way: str) -> None:
+    """As a batch process: one that wakes up does not take the processor from another one."""
+    tell = "import os; print(os.sched_getscheduler(0))"
+    async with running(*command(way, os.getpid(), sys.executable, "-c", tell)) as process:
+        told, _ = await process.communicate()
+
+    assert int(told) == os.SCHED_BATCH
+
+
+@ways
 async def test_the_child_ends_when_its_parent_is_killed(way: str) -> None:
     """SIGKILL of the parent, which it cannot handle, ends the child."""
     async with running(sys.executable, "-c", PARENT, way, PORTABLE, CHILD) as parent:

@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from tidegate.edge.protocol import EdgeProtocol
 from tidegate.web import WebServer
+from tidegate_bus.broker.lifeline import share_evenly
 
 
 async def nothing(request: Request) -> Response:
@@ -35,4 +36,5 @@ async def main(written: Path) -> None:
 
 
 if __name__ == "__main__":
+    share_evenly()  # as the edge does
     uvloop.run(main(Path(sys.argv[1])))

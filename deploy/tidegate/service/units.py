@@ -137,6 +137,8 @@ def _run(project: Project, manager: Manager, part: Part) -> list[str]:
         "# SIGTERM drains: the process ends those that it started itself.",
         "KillMode=mixed",
         f"TimeoutStopSec={part.grace:g}",
+        "# The processes of the bus let each other finish where processors are few.",
+        "CPUSchedulingPolicy=batch",
     ]
 
 
