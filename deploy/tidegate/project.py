@@ -285,7 +285,7 @@ def load_project(root: Path, state: Path | None = None) -> Project:
     for index, publisher in enumerate(settings.publishers):
         problem = _taken(publisher, known, f"publishers[{index}]")
         if problem:
-            raise _placed(root / SETTINGS, [problem])
+            raise placed(root / SETTINGS, [problem])
         known[publisher] = SETTINGS
     manifests: list[Manifest] = []
     claimed: dict[str, str] = {}
@@ -299,7 +299,7 @@ def load_project(root: Path, state: Path | None = None) -> Project:
             if (other := claimed.setdefault(capability, name)) != name
         ]
         if faults := [problem for problem in problems if problem]:
-            raise _placed(path, faults)
+            raise placed(path, faults)
         known[name] = f"agents/{path.name}"
         manifests.append(manifest)
     written: dict[str, str] = {}
@@ -309,7 +309,7 @@ def load_project(root: Path, state: Path | None = None) -> Project:
         other = written.setdefault(blueprint.blueprint, path.name)
         if other != path.name:
             message = f"{blueprint.blueprint} is in blueprints/{other} already"
-            raise _placed(path, [Problem(0, "blueprint", message)])
+            raise placed(path, [Problem(0, "blueprint", message)])
         blueprints.append((path, blueprint))
     return Project(
         root,
@@ -338,22 +338,7 @@ def check_blueprints(project: Project) -> None:
                 message = f"no agent of this project provides {step.task}"
                 faults.append(Problem(0, f"steps.{name}.task", message))
         if faults:
-            raise _placed(path, faults)
-
-
-def check_webhooks(project: Project) -> None:
-    """Check the expressions by which webhooks become events; apart as `check_blueprints`.
-
-    Raises:
-        InvalidDocument: an expression does not compile.
-    """
-    webhooks = project.settings.edge.webhooks
-    if not webhooks:
-        return
-    from .edge.rules import check
-
-    if faults := [fault for name, own in webhooks.items() for fault in check(name, own)]:
-        raise _placed(project.root / SETTINGS, faults)
+            raise placed(path, faults)
 
 
 def open_project(folder: Path | None, state: Path | None = None) -> Project:
@@ -372,7 +357,7 @@ def _taken(name: str, known: dict[str, str], field: str) -> Problem | None:
     return Problem(0, field, f"{name} is in {known[name]} already") if name in known else None
 
 
-def _placed(path: Path, problems: Iterable[Problem]) -> InvalidDocument:
+def placed(path: Path, problems: Iterable[Problem]) -> InvalidDocument:
     """Faults of a file that could be read, with the line of the field of each."""
     from tidegate_schemas.documents.location import dotted
     from tidegate_schemas.documents.toml import read_toml

@@ -33,6 +33,7 @@ from .access import Access, access
 from .child import Child, OnLine
 from .deliveries import Deliveries
 from .evidence import EvidenceKeeper
+from .faces import FACES, check_faces
 from .guards import Guards
 from .identities import Wanted, ensure_keys, wanted
 from .policies import put_in_force, shelf
@@ -42,14 +43,10 @@ from .project import (
     State,
     address,
     check_blueprints,
-    check_webhooks,
     client_tls,
     load_project,
 )
 from .reconciler import Applied, Reconciler, note
-
-FACES = ("edge", "console")
-"""Processes that speak HTTP."""
 
 _POLL_SECONDS = 0.02
 _GRACE_SECONDS = 5.0
@@ -133,7 +130,7 @@ class Stack:
         """
         state = self.project.state
         check_blueprints(self.project)
-        check_webhooks(self.project)
+        check_faces(self.project, [face.name for face in self._faces])
         state.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = locked(state.folder / "lock")
         _forget_dead(state)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import socket
 import ssl
 from collections.abc import Generator
 from pathlib import Path
@@ -15,7 +14,8 @@ import uvicorn
 
 from tidegate_schemas.errors import InvalidInput
 
-_BACKLOG = 512
+from .faces import listening
+
 _KEEP_ALIVE_SECONDS = 75
 _DRAIN_SECONDS = 4
 """For what is on its way when it is to stop; below the time after which a stack kills."""
@@ -46,11 +46,7 @@ class WebServer:
         tls: ssl.SSLContext | None = None,
         protocol: type[Any] | None = None,
     ) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-        except OSError as error:
-            raise InvalidInput(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        self._socket = listening(host, port)
         name = f"[{host}]" if ":" in host else host
         scheme = "https" if tls else "http"
         self.url = f"{scheme}://{name}:{self._socket.getsockname()[1]}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
@@ -30,7 +32,15 @@ def _caller(value: str) -> str:
 
 
 def _keys(value: str) -> str:
-    if value.startswith("http://") and not _HERE.fullmatch(value):
+    if "://" not in value:
+        return value
+    try:
+        parts = urlsplit(value)
+        if parts.scheme not in ("https", "http") or not parts.hostname or parts.port == 0:
+            raise ValueError
+    except ValueError:
+        raise ValueError("it is neither an https URL nor a file") from None
+    if parts.scheme == "http" and not _HERE.fullmatch(value):
         raise ValueError("keys that come over plain http are anybody's: write https://")
     return value
 
@@ -72,6 +82,10 @@ class OidcSettings(Document):
     """Claim that says who it is."""
     principals: Annotated[dict[str, CallerName], Field(min_length=1)]
     """By the value of that claim."""
+
+    def keys_file(self, root: Path) -> Path | None:
+        """The file that the keys are in, if they are in one."""
+        return None if "://" in self.jwks else root / self.jwks
 
 
 class SignatureSettings(Document):

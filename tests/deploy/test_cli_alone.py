@@ -26,6 +26,8 @@ from tidegate_bus.connection import connect
 from tidegate_schemas.errors import InvalidInput
 from tidegate_schemas.vocabulary import OPERATOR
 
+from .edge.kit import Authority
+
 
 class Done(NamedTuple):
     """How a command ended."""
@@ -381,9 +383,27 @@ def test_the_doctor_finds_secrets_of_webhooks_that_cannot_be_used(
 
     assert missing.status == 1
     assert [(one["check"], one["status"]) for one in missing.json][2] == ("edge", "failed")
-    assert "webhook hub: " in missing.json[2]["detail"]
+    assert "edge.webhooks.hub.secret_file: " in missing.json[2]["detail"]
     assert there.status == 0
-    assert there.json[2]["detail"] == "its certificate and secrets can be used"
+    assert there.json[2]["detail"] == "what its settings name can be used"
+
+
+def test_the_doctor_finds_a_certificate_of_the_console_that_cannot_be_used(
+    tidegate: Program, project: Path
+) -> None:
+    """As it does for the edge's: missing, or for others to read."""
+    with (project / "tidegate.yaml").open("a") as settings:
+        settings.write("console: {tls: {certificate: a.pem, key: a.key}}\n")
+    missing = tidegate("doctor", "--json")
+    made = Authority(project).make("CN=console", "a")
+    there = tidegate("doctor", "--json")
+    made[1].chmod(0o644)
+    open_to_all = tidegate("doctor", "--json")
+
+    assert [done.status for done in (missing, there, open_to_all)] == [1, 0, 1]
+    assert missing.json[2]["check"] == "console"
+    assert f"console.tls: {project}/a.pem: cannot be read" in missing.json[2]["detail"]
+    assert f"run chmod 600 {project}/a.key" in open_to_all.json[2]["detail"]
 
 
 def test_a_key_that_others_may_read_is_not_used(tidegate: Program, project: Path) -> None:

@@ -133,6 +133,37 @@ def test_what_cannot_start_is_bad_input(tidegate: Shell, file: str, text: str, w
     assert not (tidegate.folder / ".tidegate" / "address").exists()
 
 
+@pytest.mark.parametrize("command", ["up", "edge"])
+def test_a_webhook_without_its_secret_is_said_before_anything_starts(
+    tidegate: Shell, command: str
+) -> None:
+    """With file, line and field, as bad input; also where no stack runs yet."""
+    path = tidegate.folder / "tidegate.yaml"
+    hook = "{verify: github, secret_file: hub.secret, principal: outside.website}"
+    lines = path.read_text().count("\n")
+    with path.open("a") as settings:
+        settings.write(f"edge:\n  webhooks:\n    hub: {hook}\n")
+    done = tidegate(command)
+
+    assert done.status == 2
+    where = f"{path}:{lines + 3}: edge.webhooks.hub.secret_file: "
+    assert f"{where}{tidegate.folder}/hub.secret: there is no such file" in done.err.replace(
+        "\\", ""
+    )
+    assert not list((tidegate.folder / ".tidegate").glob("logs/*"))
+
+
+def test_a_console_without_its_certificate_is_said_before_anything_starts(tidegate: Shell) -> None:
+    """As bad input; also where no stack runs yet."""
+    with (tidegate.folder / "tidegate.yaml").open("a") as settings:
+        settings.write("console: {tls: {certificate: a.pem, key: a.key}}\n")
+    for command in ("up", "console"):
+        done = tidegate(command)
+        assert done.status == 2
+        assert f"console.tls: {tidegate.folder}/a.pem: cannot be read" in done.err
+    assert not list((tidegate.folder / ".tidegate").glob("logs/*"))
+
+
 async def _change_consumer(folder: Path) -> None:
     """What somebody with the registrar's key could do by hand."""
     project = load_project(folder)

@@ -172,8 +172,17 @@ def _ended(moment: Any) -> bool:
     return ssl.cert_time_to_seconds(str(moment)) < time.time()
 
 
-def present(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+def present(
+    context: ssl.SSLContext, certificate: Path, key: Path, missing: str = _CREATE, bad: str = _RENEW
+) -> None:
     """Show this certificate to the other side.
+
+    Args:
+        context: of this side.
+        certificate: as PEM.
+        key: of it, as PEM.
+        missing: what to do where there is none.
+        bad: what to do where it does not serve.
 
     Raises:
         InvalidInput: a file cannot be read, others may read the key, or it is another one's key;
@@ -181,29 +190,29 @@ def present(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
     """
 
     def password() -> str:
-        raise InvalidInput(f"{key}: has a password; the broker could not read it: take it away")
+        raise InvalidInput(f"{key}: has a password; a server could not read it: take it away")
 
     for path in (certificate, key):
         try:
             path.open("rb").close()
         except OSError as error:
-            raise _missing(path, error) from None
+            raise _missing(path, error, missing) from None
     if key.stat().st_mode & 0o077:
         raise InvalidInput(f"{key}: others may read this key; run chmod 600 {key}")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(certificate)
     except ssl.SSLError as error:
-        raise InvalidInput(f"{certificate}: holds no certificate in PEM; {_RENEW}") from error
+        raise InvalidInput(f"{certificate}: holds no certificate in PEM; {bad}") from error
     try:
         context.load_cert_chain(certificate, key, password)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            raise InvalidInput(f"{key} is not the key of {certificate}; {_RENEW}") from error
-        raise InvalidInput(f"{key}: holds no private key in PEM; {_RENEW}") from error
+            raise InvalidInput(f"{key} is not the key of {certificate}; {bad}") from error
+        raise InvalidInput(f"{key}: holds no private key in PEM; {bad}") from error
 
 
-def _missing(path: Path, error: OSError) -> InvalidInput:
-    return InvalidInput(f"{path}: cannot be read: {error.strerror}; {_CREATE}")
+def _missing(path: Path, error: OSError, way_out: str = _CREATE) -> InvalidInput:
+    return InvalidInput(f"{path}: cannot be read: {error.strerror}; {way_out}")
 
 
 def _rehearse(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -15,18 +15,20 @@ from tidegate.broker_drift import broker_drift
 from tidegate.bus import Bus
 from tidegate.deliveries import misaligned
 from tidegate.evidence_report import evidence_lines
+from tidegate.faces import console_faults, edge_faults
 from tidegate.governance import standing
 from tidegate.guards import victim
 from tidegate.identities import Wanted, current
 from tidegate.policies import shelf
 from tidegate.processes import running
 from tidegate.project import (
+    SETTINGS,
     Project,
     address,
     check_blueprints,
-    check_webhooks,
     client_tls,
     open_project,
+    placed,
 )
 from tidegate.reconciler import applied, roster
 from tidegate.rights import summary
@@ -44,7 +46,7 @@ from tidegate_policy.bundle import load_bundle
 from tidegate_policy.controls import Controls
 from tidegate_policy.invariants import Checker
 from tidegate_schemas import subjects
-from tidegate_schemas.errors import LedgerError, TidegateError
+from tidegate_schemas.errors import LedgerError, Problem, TidegateError
 from tidegate_schemas.vocabulary import OPERATOR
 
 from .console import JsonOption, ProjectOption, StateOption, clean, out, print_json, run
@@ -98,7 +100,6 @@ async def _examine(folder: Path | None, state: Path | None, probe: bool) -> list
     try:
         project = open_project(folder, state)
         check_blueprints(project)
-        check_webhooks(project)
     except TidegateError as error:
         return [*findings, Finding("project", "failed", str(error))]
     findings.append(
@@ -110,7 +111,7 @@ async def _examine(folder: Path | None, state: Path | None, probe: bool) -> list
         )
     )
     findings.extend(_certificates(project))
-    findings.extend(_edge(project))
+    findings.extend(_faces(project))
     try:
         url = address(project.state)
     except TidegateError as error:
@@ -306,29 +307,21 @@ def _certificates(project: Project) -> list[Finding]:
     return [Finding("tls", "ok", detail)]
 
 
-def _edge(project: Project) -> list[Finding]:
-    """Whether the edge can use its certificate and the secrets of its webhooks."""
-    settings = project.settings.edge
-    if settings.tls is None and not settings.webhooks:
-        return []
-    from tidegate.edge.tls import server_context
-    from tidegate.edge.webhooks import Secret
+def _faces(project: Project) -> Iterator[Finding]:
+    """Whether edge and console can use the files that their settings name."""
+    edge, console = project.settings.edge, project.settings.console
+    if edge.tls or edge.webhooks or edge.oidc:
+        elsewhere = [
+            f"webhook {name}: {own.secret_env} is in the edge's environment only"
+            for name, own in edge.webhooks.items()
+            if own.secret_env
+        ]
+        yield _face(project, "edge", edge_faults(project, None), elsewhere)
+    if console.tls:
+        yield _face(project, "console", console_faults(project), [])
 
-    faults: list[str] = []
-    try:
-        server_context(project)
-    except TidegateError as error:
-        faults.append(str(error))
-    elsewhere: list[str] = []
-    for name, own in settings.webhooks.items():
-        if own.secret_file is None:
-            elsewhere.append(f"webhook {name}: {own.secret_env} is in the edge's environment only")
-            continue
-        try:
-            Secret(own, project.root, {}).lines()
-        except TidegateError as error:
-            faults.append(f"webhook {name}: {error}")
-    if faults:
-        return [Finding("edge", "failed", "\n".join(faults))]
-    detail = "its certificate and secrets can be used"
-    return [Finding("edge", "ok", "\n".join([detail, *elsewhere]))]
+
+def _face(project: Project, name: str, faults: Iterable[Problem], more: list[str]) -> Finding:
+    if found := list(faults):
+        return Finding(name, "failed", str(placed(project.root / SETTINGS, found)))
+    return Finding(name, "ok", "\n".join(["what its settings name can be used", *more]))

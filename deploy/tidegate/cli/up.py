@@ -12,8 +12,9 @@ import structlog
 import typer
 
 from tidegate.child import OnLine
+from tidegate.faces import FACES
 from tidegate.project import Project, open_project
-from tidegate.stack import FACES, Stack
+from tidegate.stack import Stack
 
 from .console import ProjectOption, StateOption, clean, err, run
 

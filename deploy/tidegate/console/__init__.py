@@ -16,16 +16,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from types import TracebackType
 from typing import Self
 
 from tidegate.edge.protocol import EdgeProtocol
+from tidegate.edge.tls import presenting
+from tidegate.faces import check_faces
 from tidegate.project import Project
 from tidegate.web import WebServer
 from tidegate_bus.tasks import end
 from tidegate_bus.telemetry import Health
-from tidegate_schemas.errors import InvalidInput
 
 from .app import application
 from .here import Here
@@ -80,8 +80,9 @@ class Console:
             await asyncio.sleep(_BEAT_SECONDS)
 
     async def __aenter__(self) -> Self:
-        own, state = self._project.settings.console, self._project.state
-        tls = _context(self._project) if own.tls else None
+        root, own, state = self._project.root, self._project.settings.console, self._project.state
+        check_faces(self._project, ("console",))
+        tls = presenting(root / own.tls.certificate, root / own.tls.key) if own.tls else None
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self._here)
             app = application(self._here)
@@ -98,19 +99,3 @@ class Console:
         traceback: TracebackType | None,
     ) -> None:
         await self._closing.aclose()
-
-
-def _context(project: Project) -> ssl.SSLContext:
-    """Certificate and key of the console.
-
-    Raises:
-        InvalidInput: they cannot be used.
-    """
-    tls = project.settings.console.tls
-    assert tls
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(project.root / tls.certificate, project.root / tls.key)
-    except OSError as error:  # ssl.SSLError is one
-        raise InvalidInput(f"console.tls: {tls.certificate} and {tls.key}: {error}") from error
-    return context

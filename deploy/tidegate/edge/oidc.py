@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from tidegate_schemas.edge import OidcSettings
-from tidegate_schemas.errors import Unauthenticated, Unavailable
+from tidegate_schemas.errors import InvalidInput, Unauthenticated, Unavailable
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.edge.oidc")
 
@@ -128,6 +128,20 @@ def _usable(text: bytes) -> dict[str | None, jwt.PyJWK]:
     return found
 
 
+def check_keys(path: Path) -> None:
+    """Check a file with keys of a provider.
+
+    Raises:
+        InvalidInput: it cannot be read, or holds no key that can be used.
+    """
+    try:
+        _usable(_read(path))
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"{path}: is no set of keys (RFC 7517): {error}") from error
+
+
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any
@@ -162,9 +176,8 @@ class Oidc:
     def __init__(
         self, settings: OidcSettings, root: Path, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        url = settings.jwks.startswith(("https://", "http://"))
         self._settings = settings
-        self.keys = ProviderKeys(settings.jwks if url else root / settings.jwks, clock)
+        self.keys = ProviderKeys(settings.keys_file(root) or settings.jwks, clock)
         self._known: OrderedDict[bytes, tuple[jwt.PyJWK, str | None, str, float]] = OrderedDict()
 
     async def subject(self, text: str, now: float) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from tidegate.faces import check_faces
 from tidegate.project import Project, address, client_tls
 from tidegate.web import WebServer
 from tidegate_bus.bulk import Access
@@ -82,6 +83,7 @@ class Edge:
 
     async def __aenter__(self) -> Self:
         project, state = self._project, self._project.state
+        check_faces(project, ("edge",))
         async with contextlib.AsyncExitStack() as stack:
             access = Access(address(state), EDGE, state.keyring.path(EDGE), client_tls(state))
             connection = await connect(access.url, EDGE, access.secret, tls=access.tls)

@@ -20,7 +20,7 @@ import msgspec
 import structlog
 from prometheus_client import Counter
 
-from tidegate.project import Project, check_webhooks
+from tidegate.project import Project
 from tidegate_bus.identity.guarded import GuardedFile
 from tidegate_schemas.edge import WebhookSettings
 from tidegate_schemas.envelope import Envelope
@@ -114,15 +114,11 @@ class Webhooks:
     """The webhooks of a project.
 
     Args:
-        project: whose settings.
+        project: whose settings, which were checked, see `faces`.
         callers: says whether a principal may come in.
         submit: submits an event.
         clock: seconds since 1970.
         environ: where secrets may be.
-
-    Raises:
-        InvalidDocument: an expression does not compile.
-        InvalidInput: a secret is not there.
     """
 
     def __init__(
@@ -133,17 +129,11 @@ class Webhooks:
         clock: Callable[[], float] = time.time,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        check_webhooks(project)
         self._settings = project.settings.edge.webhooks
         self._callers, self._submit = callers, submit
         self._clock = clock
         self._secrets = {n: Secret(s, project.root, environ) for n, s in self._settings.items()}
         self._unwritten: dict[tuple[str, str], tuple[Bucket, int]] = {}
-        for name, secret in self._secrets.items():
-            try:
-                secret.lines()
-            except InvalidInput as error:
-                raise InvalidInput(f"webhook {name}: {error}") from None
 
     def __contains__(self, name: str) -> bool:
         return name in self._settings

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tidegate.edge.callers import Callers
-from tidegate.edge.webhooks import Secret, Webhooks
-from tidegate.project import Project, check_webhooks, load_project
+from tidegate.edge.webhooks import Secret
+from tidegate.faces import check_faces
+from tidegate.project import Project, load_project
 from tidegate_schemas.edge import WebhookSettings
 from tidegate_schemas.errors import InvalidDocument, InvalidInput
 
@@ -59,7 +58,7 @@ def test_a_fault_is_named_with_file_line_and_field(tmp_path: Path, fault: str) -
     path = tmp_path / "tidegate.yaml"
     path.write_text(f"{SETTINGS}edge:\n  webhooks:\n    shop: {text}\n")
     with pytest.raises(InvalidDocument) as caught:
-        check_webhooks(load_project(tmp_path))
+        check_faces(load_project(tmp_path), ("edge",), {"A": "secret"})
 
     assert str(caught.value).startswith(f"{path}:6: edge.webhooks.shop.{said}")
 
@@ -71,27 +70,28 @@ def made(folder: Path, secret: str) -> Project:
     return load_project(folder)
 
 
-async def _nowhere(*_: object) -> Any:
-    raise AssertionError("nothing is submitted here")
+def fault(project: Project, environ: dict[str, str] | None = None) -> str:
+    """What is said of it before anything starts."""
+    with pytest.raises(InvalidDocument) as caught:
+        check_faces(project, ("edge",), environ or {})
+    return str(caught.value)
 
 
 def test_a_secret_that_is_not_there_is_found_at_the_start(tmp_path: Path) -> None:
     """Or that is empty, which would let in anybody, or that others can read."""
-    project = made(tmp_path, "secret_env: SHOP")
+    project, where = made(tmp_path, "secret_env: SHOP"), f"{tmp_path / 'tidegate.yaml'}:4: "
     for environ in ({}, {"SHOP": ""}, {"SHOP": " \n"}):
-        with pytest.raises(InvalidInput, match="webhook shop: SHOP: holds no secret"):
-            Webhooks(project, Callers(project), _nowhere, environ=environ)
+        said = f"{where}edge.webhooks.shop.secret_env: SHOP: holds no secret"
+        assert fault(project, environ) == said
 
     project, path = made(tmp_path, "secret_file: shop.secret"), tmp_path / "shop.secret"
-    with pytest.raises(InvalidInput, match="there is no such file; it is to hold the secret"):
-        Webhooks(project, Callers(project), _nowhere)
+    said = f"{where}edge.webhooks.shop.secret_file: {path}: "
+    assert fault(project) == f"{said}there is no such file; it is to hold the secret"
     path.touch(0o600)
-    with pytest.raises(InvalidInput, match="holds no secret"):
-        Webhooks(project, Callers(project), _nowhere)
+    assert fault(project) == f"{said}holds no secret"
     path.write_text("one\n")
     path.chmod(0o640)
-    with pytest.raises(InvalidInput, match=f"run chmod 600 {path}"):
-        Webhooks(project, Callers(project), _nowhere)
+    assert fault(project) == f"{said}others may read this secret; run chmod 600 {path}"
 
 
 def test_a_secret_is_changed_while_the_edge_runs(tmp_path: Path) -> None:
