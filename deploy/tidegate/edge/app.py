@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from tidegate_schemas.errors import LedgerError, TidegateError
 
+from .bodies import Bodies
 from .exchange import Exchange, Gone
 from .problems import Problem, problem_of
 
@@ -48,9 +49,13 @@ class Application:
 
     Args:
         routes: method, path (as of starlette) and handler of each; a GET is a HEAD too.
+        bodies: bytes of all bodies that are in memory.
     """
 
-    def __init__(self, routes: Iterable[tuple[str, str, Handler]]) -> None:
+    def __init__(
+        self, routes: Iterable[tuple[str, str, Handler]], bodies: int = 64 * 1024 * 1024
+    ) -> None:
+        self._bodies = Bodies(bodies)
         self._routes: dict[str, Route] = {}
         self._counted: dict[tuple[str, int], Any] = {}
         self._in_flight = 0
@@ -63,7 +68,7 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        exchange, path = Exchange(scope, receive, send), _NOWHERE
+        exchange, path = Exchange(scope, receive, send, self._bodies), _NOWHERE
         self._in_flight += 1
         try:
             route = self._route(exchange)
@@ -82,6 +87,7 @@ class Application:
             await exchange.tell(_problem(error, scope))
         finally:
             self._in_flight -= 1
+            exchange.release()
             self._count(path, exchange.status or _GONE)
 
     def _route(self, exchange: Exchange) -> Route:

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
+from .bodies import Bodies
 from .problems import KIND, Problem, too_large
 
 REPLY = "tidegate.reply"
@@ -57,8 +58,9 @@ class Exchange:
         status: of the answer, once it has begun.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, bodies: Bodies) -> None:
         self.scope = scope
+        self._bodies, self._held = bodies, 0
         self.receive = receive
         self.send = send
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -133,15 +135,17 @@ class Exchange:
                 asynchronous = True
         return Preference(wait, asynchronous)
 
-    async def body(self, limit: int) -> bytes:
+    async def body(self, limit: int, bodies: Bodies | None = None) -> bytes:
         """The body of the request.
 
         Args:
             limit: most bytes.
+            bodies: what it takes room of until it is answered, if not of the application's.
 
         Raises:
-            Problem: 413, it is larger; 415, it is compressed: what it would grow to, nobody knows.
-                What is not read is the protocol's, see `Bounds.unread`.
+            Problem: 413, it is larger; 503, there is no room for it; 415, it is compressed: what it
+                would grow to, nobody knows. What is not read is the protocol's, see
+                `Bounds.unread`.
             Gone: the client went away.
         """
         coding = (self.header(b"content-encoding") or "identity").strip().lower()
@@ -157,6 +161,7 @@ class Exchange:
         length = self.header(b"content-length")
         if length is not None and int(length) > limit:
             raise too_large(f"{length} bytes", limit)
+        self._bodies = bodies or self._bodies
         found = bytearray()
         while True:
             message = await self.receive()
@@ -165,9 +170,22 @@ class Exchange:
             piece: bytes = message["body"]
             if len(found) + len(piece) > limit:
                 raise too_large(f"over {limit} bytes", limit)
+            self._bodies.take(self.client, len(piece))
+            self._held += len(piece)
             if not message["more_body"]:
                 return bytes(found) + piece if found else piece  # nearly always it is here at once
             found += piece
+
+    @property
+    def client(self) -> str:
+        """Address of who sent it."""
+        client: tuple[str, int] | None = self.scope["client"]
+        return client[0] if client else ""
+
+    def release(self) -> None:
+        """Its body is not needed any more."""
+        if self._held:
+            self._bodies.give_back(self.client, self._held)
 
     async def left(self) -> None:
         """Wait until the client goes away."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .bodies import Bodies
 from .events import Limits
 from .exchange import Exchange
 from .problems import Problem
@@ -18,11 +19,14 @@ class Hooks:
     Args:
         webhooks: those that there are, if any.
         limits: sizes.
+        bodies: bytes of all bodies of webhooks that are in memory. Anybody can send one, so they
+            take no room from those who are known.
     """
 
-    def __init__(self, webhooks: Webhooks | None, limits: Limits) -> None:
+    def __init__(self, webhooks: Webhooks | None, limits: Limits, bodies: int) -> None:
         self._webhooks = webhooks
         self._limits = limits
+        self._bodies = Bodies(bodies)
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer a request."""
@@ -32,11 +36,12 @@ class Hooks:
             raise Problem(
                 404, "unknown-webhook", "No such webhook", detail, at={"parameter": "name"}
             )
-        body = await exchange.body(self._limits.body)
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1")
-            for name, value in exchange.headers.items()
-        }
-        client = exchange.scope["client"]
-        answer = await self._webhooks.take(name, headers, body, client[0] if client else None)
+        headers: dict[str, str] = {}
+        for raw, value in exchange.scope["headers"]:
+            field, text = raw.decode("latin-1"), value.decode("latin-1")
+            # One that comes again is a list (RFC 9110, 5.3): so nobody reads another one of them.
+            headers[field] = f"{headers[field]}, {text}" if field in headers else text
+        shown = self._webhooks.shown(name, headers, exchange.client)
+        body = await exchange.body(self._limits.body, self._bodies)
+        answer = await self._webhooks.take(name, headers, shown, body, exchange.client)
         await exchange.answer(answer.status, answer.body, answer.kind)

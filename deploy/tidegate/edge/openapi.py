@@ -31,7 +31,7 @@ _TITLES = {
     429: "Too often, or too much of yours waits for the gateway",
     431: "Too many headers",
     502: "The agent gave up",
-    503: "The bus is away, the edge stops, or too many connections are open",
+    503: "The bus is away, the edge stops, or too much is open at once",
 }
 _EVERYWHERE = (400, 405, 408, 431, 503)
 _OWN = (401, 403, 429)

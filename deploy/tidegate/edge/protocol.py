@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import functools
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from ipaddress import IPv6Network
+from typing import Any, ClassVar, cast
 from urllib.parse import unquote
 
 import httptools
@@ -39,6 +40,7 @@ class Bounds:
     Attributes:
         connections: at most so many; for a further one the one that was idle for longest is let
             go, and where none is idle it is told to come later.
+        connections_each: of one address, or one network of IPv6 (/64), so that others get in.
         head_bytes: of the request line and all headers.
         headers: how many.
         head_seconds: from the first byte of a request to the end of its headers.
@@ -51,6 +53,7 @@ class Bounds:
     """
 
     connections: int = 2048
+    connections_each: int = 1024
     head_bytes: int = 32 * 1024
     headers: int = 100
     head_seconds: float = 10.0
@@ -72,6 +75,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.peer = ""
         self._certificate: str | None = None
         self._due: float | None = None
         self._late = "idle"
@@ -93,8 +97,10 @@ class EdgeProtocol(HttpToolsProtocol):
     ) -> None:
         """Take a connection, if there is room for it."""
         super().connection_made(transport)
-        if len(self.connections) > self.bounds.connections and not self._make_room():
-            detail = f"{self.bounds.connections} are open"
+        self.peer = _peer(self.client)
+        crowd = self._crowd()
+        if crowd and not _make_room(crowd):
+            detail = f"{len(crowd) - 1} are open"
             problem = Problem(503, "connections", "Too many connections", detail, retry_after=1)
             self._refuse(problem, "connections")
             return
@@ -113,14 +119,14 @@ class EdgeProtocol(HttpToolsProtocol):
         self.pipeline.clear()
         super().connection_lost(exc)
 
-    def _make_room(self) -> bool:
-        """Let go of who was idle for longest, so that nobody keeps others out by doing nothing."""
-        idle = [one for one in self.connections if isinstance(one, EdgeProtocol) and one.is_idle()]
-        if not idle:
-            return False
-        CUT.labels("room").inc()
-        min(idle, key=EdgeProtocol.due).transport.close()
-        return True
+    def _crowd(self) -> list[EdgeProtocol]:
+        """Those of whom one has to go, so that this one can stay."""
+        everybody, bounds = cast("set[EdgeProtocol]", self.connections), self.bounds
+        if len(everybody) > bounds.connections_each:
+            own = [one for one in everybody if one.peer == self.peer]
+            if len(own) > bounds.connections_each:
+                return own
+        return list(everybody) if len(everybody) > bounds.connections else []
 
     def due(self) -> float:
         """When it is let go, by the clock of the event loop."""
@@ -345,9 +351,26 @@ class EdgeProtocol(HttpToolsProtocol):
         lines = [STATUS_LINE[problem.status]]
         headers = [("content-type", KIND), ("content-length", str(len(body))), *problem.headers]
         headers.append(("connection", "close"))
+        lines += [b"%s: %s\r\n" % header for header in self.server_state.default_headers]
         lines += [f"{name}: {value}\r\n".encode("latin-1") for name, value in headers]
         self.transport.write(b"".join([*lines, b"\r\n", body]))
         self.transport.close()
+
+
+def _make_room(crowd: list[EdgeProtocol]) -> bool:
+    """Let go of who was idle for longest, so that nobody keeps others out by doing nothing."""
+    idle = [one for one in crowd if one.is_idle()]
+    if not idle:
+        return False
+    CUT.labels("room").inc()
+    min(idle, key=EdgeProtocol.due).transport.close()
+    return True
+
+
+def _peer(client: tuple[str, int] | None) -> str:
+    """Whose a connection is: everybody has all addresses of a network of IPv6."""
+    host = client[0] if client else ""
+    return str(IPv6Network((host.partition("%")[0], 64), strict=False)) if ":" in host else host
 
 
 def _refusal(error: Exception, bounds: Bounds) -> Problem:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from .webhooks import Webhooks
 
 _BEAT_SECONDS = 1.0
+_BODIES = 64 * 1024 * 1024
+"""Bytes of bodies that are in memory, and as many again of webhooks."""
 _SWITCH_SECONDS = 0.0005
 """For which the thread of the index may hold up all requests, where Python would let it for 5 ms.
 """
@@ -103,7 +105,8 @@ class Edge:
             messages = Messages(callers, links, reader, lookups, heard, state.notary)
             tasks = Tasks(callers, submission, links, limits, follower, messages, self._stopping)
 
-            hooks = Hooks(_webhooks(project, callers, submission), limits)
+            bodies = max(_BODIES, 4 * limits.body)
+            hooks = Hooks(_webhooks(project, callers, submission), limits, bodies)
             app = Application(
                 [
                     ("POST", "/v1/events", Events(callers, submission, limits)),
@@ -113,7 +116,8 @@ class Edge:
                     ("GET", "/v1/stream", Stream(callers, reader, follower, self._stopping)),
                     ("GET", "/v1/openapi.json", Document(limits)),
                     ("GET", "/healthz", self._healthz),
-                ]
+                ],
+                bodies,
             )
             self._server = WebServer(
                 app,

@@ -18,6 +18,7 @@ import base64
 import hmac
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from tidegate_schemas.edge import SignatureSettings, WebhookSettings
 from tidegate_schemas.errors import Unauthenticated
@@ -28,78 +29,91 @@ _SLACK, _SLACK_TIME = "x-slack-signature", "x-slack-request-timestamp"
 _SECONDS = re.compile(r"\d{1,12}", re.ASCII)
 
 
+class Shown(NamedTuple):
+    """What the head of a request says of its signature.
+
+    Attributes:
+        given: signatures, of which one must be right.
+        before: what was signed before the body.
+        seconds: since 1970, when it was signed, where that is signed too.
+        algorithm, encoding: of the signatures.
+    """
+
+    given: Sequence[str]
+    before: bytes = b""
+    seconds: int | None = None
+    algorithm: str = "sha256"
+    encoding: str = "hex"
+
+
+def shown(settings: WebhookSettings, headers: Mapping[str, str]) -> Shown:
+    """Read the signature of a request, before its body is there.
+
+    Args:
+        settings: how the sender signs.
+        headers: of the request, by their names in lower case.
+
+    Raises:
+        Unauthenticated: `unsigned`, there is no signature; `malformed`, it cannot be read.
+    """
+    match settings.verify:
+        case "github":
+            return _plain(GITHUB, headers)
+        case "stripe":
+            return _stripe(headers)
+        case "slack":
+            return _slack(headers)
+        case "hmac":
+            assert settings.signature is not None  # the settings see to it
+            return _plain(settings.signature, headers)
+
+
 def verify(
-    settings: WebhookSettings,
-    secrets: Sequence[bytes],
-    headers: Mapping[str, str],
-    body: bytes,
-    now: float,
+    shown: Shown, secrets: Sequence[bytes], body: bytes, now: float, tolerance: float
 ) -> None:
     """Check the signature of a request.
 
     Args:
-        settings: how the sender signs.
+        shown: it.
         secrets: with any of these; none is empty.
-        headers: of the request, by their names in lower case.
         body: of the request, byte for byte.
         now: seconds since 1970.
+        tolerance: seconds that it may be old, or early.
 
     Raises:
-        Unauthenticated: `unsigned`, there is no signature; `malformed`, it cannot be read; `wrong`,
-            it is not of this body with these secrets; `stale`, it is, of another time.
+        Unauthenticated: `wrong`, it is not of this body with these secrets; `stale`, it is, of
+            another time.
     """
-    match settings.verify:
-        case "github":
-            _plain(GITHUB, secrets, headers, body)
-        case "stripe":
-            _stripe(secrets, headers, body, now, settings.tolerance)
-        case "slack":
-            _slack(secrets, headers, body, now, settings.tolerance)
-        case "hmac":
-            assert settings.signature is not None  # the settings see to it
-            _plain(settings.signature, secrets, headers, body)
+    _compare(shown, secrets, shown.before + body)
+    if shown.seconds is not None:
+        _check_time(shown.seconds, now, tolerance)
 
 
-def _plain(
-    how: SignatureSettings, secrets: Sequence[bytes], headers: Mapping[str, str], body: bytes
-) -> None:
+def _plain(how: SignatureSettings, headers: Mapping[str, str]) -> Shown:
     name = how.header.lower()
     given = _header(headers, name)
     if not given.startswith(how.prefix):
         raise Unauthenticated("malformed", f"{name} does not begin with {how.prefix}")
-    _compare([given.removeprefix(how.prefix)], secrets, body, how.algorithm, how.encoding)
+    one = given.removeprefix(how.prefix)
+    return Shown([one], algorithm=how.algorithm, encoding=how.encoding)
 
 
-def _stripe(
-    secrets: Sequence[bytes],
-    headers: Mapping[str, str],
-    body: bytes,
-    now: float,
-    tolerance: float,
-) -> None:
+def _stripe(headers: Mapping[str, str]) -> Shown:
     parts = [part.strip().partition("=") for part in _header(headers, _STRIPE).split(",")]
     times = [value for key, _, value in parts if key == "t"]
     given = [value for key, _, value in parts if key == "v1"]
     if len(times) != 1 or not given:
         raise Unauthenticated("malformed", f"{_STRIPE} has no time `t`, or no signature `v1`")
     seconds = _seconds(times[0], _STRIPE)
-    _compare(given, secrets, times[0].encode() + b"." + body)
-    _check_time(seconds, now, tolerance)
+    return Shown(given, times[0].encode() + b".", seconds)
 
 
-def _slack(
-    secrets: Sequence[bytes],
-    headers: Mapping[str, str],
-    body: bytes,
-    now: float,
-    tolerance: float,
-) -> None:
+def _slack(headers: Mapping[str, str]) -> Shown:
     given, time = _header(headers, _SLACK), _header(headers, _SLACK_TIME)
     if not given.startswith("v0="):
         raise Unauthenticated("malformed", f"{_SLACK} does not begin with v0=")
     seconds = _seconds(time, _SLACK_TIME)
-    _compare([given.removeprefix("v0=")], secrets, b"v0:" + time.encode() + b":" + body)
-    _check_time(seconds, now, tolerance)
+    return Shown([given.removeprefix("v0=")], b"v0:" + time.encode() + b":", seconds)
 
 
 def _header(headers: Mapping[str, str], name: str) -> str:
@@ -122,19 +136,14 @@ def _check_time(seconds: int, now: float, tolerance: float) -> None:
         )
 
 
-def _compare(
-    given: Sequence[str],
-    secrets: Sequence[bytes],
-    signed: bytes,
-    algorithm: str = "sha256",
-    encoding: str = "hex",
-) -> None:
+def _compare(shown: Shown, secrets: Sequence[bytes], signed: bytes) -> None:
     """How long it takes does not tell how much of a signature was right."""
     good = False
     for secret in secrets:
-        digest = hmac.digest(secret, signed, algorithm)
-        expected = base64.b64encode(digest) if encoding == "base64" else digest.hex().encode()
-        for one in given:
+        digest = hmac.digest(secret, signed, shown.algorithm)
+        hexadecimal = shown.encoding == "hex"
+        expected = digest.hex().encode() if hexadecimal else base64.b64encode(digest)
+        for one in shown.given:
             good |= hmac.compare_digest(one.encode("utf-8", "surrogatepass"), expected)
     if not good:
         raise Unauthenticated("wrong", "the signature is not of this body, or of another secret")

@@ -41,7 +41,7 @@ from tidegate_schemas.subjects import Verdict
 from . import rules
 from .bucket import Bucket
 from .callers import Caller, Callers
-from .signatures import verify
+from .signatures import Shown, shown, verify
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.edge.webhooks")
 
@@ -138,14 +138,32 @@ class Webhooks:
     def __contains__(self, name: str) -> bool:
         return name in self._settings
 
+    def shown(self, name: str, headers: Mapping[str, str], client: str) -> Shown:
+        """The signature of a request, of which nothing else is read without one.
+
+        Args:
+            name: of the webhook, one that is there.
+            headers: of the request, by their names in lower case.
+            client: who sent it, for the log.
+
+        Raises:
+            Unauthenticated: there is none; it was counted, and stands in the log.
+        """
+        try:
+            return shown(self._settings[name], headers)
+        except Unauthenticated as error:
+            self._tell(name, headers, client, error)
+            raise
+
     async def take(
-        self, name: str, headers: Mapping[str, str], body: bytes, client: str | None
+        self, name: str, headers: Mapping[str, str], shown: Shown, body: bytes, client: str
     ) -> Answer:
         """Take a request.
 
         Args:
             name: of the webhook, one that is there.
             headers: of the request, by their names in lower case.
+            shown: its signature.
             body: of the request, as it came.
             client: who sent it, for the log.
 
@@ -153,7 +171,7 @@ class Webhooks:
             TidegateError: it is not taken; it was counted, and stands in the log.
         """
         try:
-            outcome, answer = await self._answer(name, headers, body)
+            outcome, answer = await self._answer(name, headers, shown, body)
         except TidegateError as error:
             self._tell(name, headers, client, error)
             raise
@@ -161,14 +179,14 @@ class Webhooks:
         return answer
 
     async def _answer(
-        self, name: str, headers: Mapping[str, str], body: bytes
+        self, name: str, headers: Mapping[str, str], shown: Shown, body: bytes
     ) -> tuple[str, Answer]:
         settings = self._settings[name]
         try:
             secrets = self._secrets[name].lines()
         except InvalidInput as error:
             raise Unavailable(str(error)) from None
-        verify(settings, secrets, headers, body, self._clock())
+        verify(shown, secrets, body, self._clock(), settings.tolerance)
         if settings.verify == "slack" and (challenge := _challenge(headers, body)):
             return "challenge", Answer(200, challenge.encode(), "text/plain; charset=utf-8")
         caller = self._callers.named(settings.principal, f"webhook {name}")
@@ -187,7 +205,7 @@ class Webhooks:
         return receipt.verdict, Answer(status, msgspec.json.encode(said))
 
     def _tell(
-        self, name: str, headers: Mapping[str, str], client: str | None, error: TidegateError
+        self, name: str, headers: Mapping[str, str], client: str, error: TidegateError
     ) -> None:
         outcome = _outcome(error)
         WEBHOOKS.labels(name, outcome).inc()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from tidegate.web import WebServer
 
 BOUNDS = Bounds(
     connections=6,
+    connections_each=6,
     head_bytes=2000,
     headers=20,
     head_seconds=0.4,
@@ -29,7 +33,7 @@ BOUNDS = Bounds(
     idle_seconds=0.4,
     write_seconds=0.4,
 )
-LIMIT = 100_000
+LIMIT, BODIES = 100_000, 240_000
 
 
 class Quick(EdgeProtocol):
@@ -41,7 +45,7 @@ class Quick(EdgeProtocol):
 class Server:
     """An application that answers with what it got."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, protocol: type[EdgeProtocol]) -> None:
         self.go = asyncio.Event()
         self.waiting = 0
         self.left = 0
@@ -52,9 +56,10 @@ class Server:
                 ("GET", "/wait", self._wait),
                 ("GET", "/stay", self._stay),
                 ("GET", "/big", _big),
-            ]
+            ],
+            BODIES,
         )
-        self.web = WebServer(app, "127.0.0.1", 0, folder / "url", protocol=Quick)
+        self.web = WebServer(app, "127.0.0.1", 0, folder / "url", protocol=protocol)
         self.port = int(self.web.url.rpartition(":")[2])
 
     async def _echo(self, exchange: Exchange) -> None:
@@ -82,9 +87,9 @@ async def _big(exchange: Exchange) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving(folder: Path) -> AsyncGenerator[Server]:
+async def serving(folder: Path, protocol: type[EdgeProtocol] = Quick) -> AsyncGenerator[Server]:
     """A server for the length of a test; it ends by itself when it is told to."""
-    server = Server(folder)
+    server = Server(folder, protocol)
     running = asyncio.create_task(server.web.run())
     try:
         yield server
@@ -103,9 +108,10 @@ class Client:
         self.reader, self.writer = reader, writer
 
     @classmethod
-    async def of(cls, server: Server) -> Client:
-        """Connect."""
-        client = cls(*await asyncio.open_connection("127.0.0.1", server.port))
+    async def of(cls, server: Server, address: str = "127.0.0.1") -> Client:
+        """Connect, from an address of this machine."""
+        own = (address, 0)
+        client = cls(*await asyncio.open_connection("127.0.0.1", server.port, local_addr=own))
         server.clients.append(client)
         return client
 
@@ -344,6 +350,66 @@ async def test_who_does_nothing_makes_room_for_others(tmp_path: Path) -> None:
         assert await idle[0].over() == b""
         server.go.set()
         assert (await busy.hear())[0] == 200
+
+
+class Shared(Quick):
+    """Of which one address has only some places."""
+
+    bounds = replace(BOUNDS, connections_each=2)
+
+
+async def test_one_address_does_not_take_all_places(tmp_path: Path) -> None:
+    """Who has its share is told to come later, or lets its own idle one go; others get in."""
+    async with serving(tmp_path, Shared) as server:
+        greedy = [await Client.of(server) for _ in range(2)]
+        for client in greedy:
+            await client.say(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: server.waiting == 2)
+        idle = await Client.of(server, "127.0.0.2")
+        await idle.say(post(b"a"))
+        await idle.hear()
+        more = await Client.of(server)
+
+        assert await more.problem() == (503, "connections")
+        second, third = [await Client.of(server, "127.0.0.2") for _ in range(2)]
+        assert await idle.over() == b""
+        for client in (second, third):
+            await client.say(post(b"a"))
+            assert (await client.hear())[0] == 200
+        server.go.set()
+        assert [(await client.hear())[0] for client in greedy] == [200, 200]
+
+
+async def test_bodies_share_the_memory_that_there_is_for_them(tmp_path: Path) -> None:
+    """One address leaves some to others, who is over it comes again; answers give it back."""
+    async with serving(tmp_path) as server:
+        first, second = await Client.of(server), await Client.of(server)
+        other = await Client.of(server, "127.0.0.2")
+        await first.say(post(b"x" * 99_000, length=99_001))
+        await second.say(post(b"x" * 60_000, length=60_001))
+        status, headers, body = await second.hear()
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert json.loads(body)["type"] == "urn:tidegate:problem:bodies"
+
+        await other.say(post(b"x" * 60_000))
+        assert (await other.hear())[0] == 200
+        await first.say(b"x")
+        assert (await first.hear())[0] == 200
+        again = await Client.of(server)
+        await again.say(post(b"x" * 99_000))
+        assert (await again.hear())[0] == 200
+
+
+async def test_every_answer_says_when_it_was_made(tmp_path: Path) -> None:
+    """RFC 9110, 6.6.1; also one that the protocol gives by itself."""
+    async with serving(tmp_path) as server:
+        for status, said in ((200, post(b"a")), (400, b"no HTTP\r\n\r\n")):
+            client = await Client.of(server)
+            await client.say(said)
+            found, headers, _ = await client.hear()
+            made = parsedate_to_datetime(headers["date"]).timestamp()
+            assert found == status
+            assert abs(made - time.time()) < 10
 
 
 async def test_who_takes_nothing_of_the_answer_is_let_go(tmp_path: Path) -> None:

@@ -256,6 +256,29 @@ def test_what_is_not_signed_by_the_sender_is_refused_and_seen(edge: Edge, case: 
     assert not [r for r in edge.records() if (m := r.message()) and m.id.startswith("w-")]
 
 
+EARLY = {
+    "nowhere": ("/v1/webhooks/no", {}, 404),
+    "unsigned": (HOOK, {}, 401),
+    "malformed": (HOOK, {"X-Hub-Signature-256": "sha1=0"}, 401),
+    "no time": ("/v1/webhooks/slack", {"X-Slack-Signature": "v0=0"}, 401),
+    "too large": (HOOK, {"X-Hub-Signature-256": "sha256=0", "Content-Length": "9999999"}, 413),
+}
+
+
+@pytest.mark.parametrize("case", EARLY)
+def test_what_the_head_tells_is_said_before_the_body_comes(edge: Edge, case: str) -> None:
+    """Nobody's megabyte is kept to find that there is no signature."""
+    path, headers, status = EARLY[case]
+    link = edge.connection()
+    link.putrequest("POST", path)
+    for name, value in ({"Content-Length": "1000"} | headers).items():
+        link.putheader(name, value)
+    link.endheaders()
+    answer = link.getresponse()
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
+    link.close()
+
+
 def test_a_flood_of_wrong_signatures_does_not_flood_the_log(edge: Edge) -> None:
     """All of them are counted; the next line says how many were not written."""
     link, before = edge.connection(), edge.counted("gone", "unsigned")
