@@ -160,7 +160,8 @@ class EdgeSettings(Document):
     body_bytes: Annotated[int, Field(ge=1024, le=64 * _MiB)] = _MiB
     """Largest request; what an envelope may hold is said by `gateway.envelope_bytes`."""
     rate: RateText | None = None
-    """How often each caller may come, unless its token says otherwise; any number by default."""
+    """How often each caller may come, unless its token says otherwise; any number by default. Of a
+    batch each event counts."""
     tls: EdgeTlsSettings | None = None
     """Without it plain HTTP is spoken, which is for this machine or behind a proxy."""
     certificates: dict[str, CallerName] = Field(default_factory=dict[str, str])

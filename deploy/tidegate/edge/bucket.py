@@ -23,14 +23,15 @@ class Bucket:
         self._each = round(rate.seconds * _SECOND)
         self._full = 0
 
-    def take(self, now: int) -> float:
-        """Take one; 0.0, or the seconds to wait for one when there is none.
+    def take(self, now: int, count: int = 1) -> float:
+        """Take some; 0.0, or the seconds to wait for them when there are not so many.
 
         Args:
             now: ns of a clock that does not go back.
+            count: how many, of those that it holds when it is full.
         """
         moment = now * self._scale
-        after = max(self._full, moment) + self._each
+        after = max(self._full, moment) + self._each * count
         missing = after - moment - self._each * self._scale
         if missing > 0:
             return missing / (self._scale * _SECOND)

@@ -19,6 +19,7 @@ from tidegate_bus.identity.guarded import Stamp
 from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.distinguished import normal_name
 from tidegate_schemas.errors import (
+    InvalidEnvelope,
     InvalidInput,
     NotAdmitted,
     RateLimited,
@@ -143,6 +144,26 @@ class Callers:
         except InvalidInput as error:
             raise NotAdmitted(str(error)) from None
 
+    def charge(self, caller: Caller, events: int) -> None:
+        """Count the events of a request, of which `of` has counted one.
+
+        Raises:
+            InvalidEnvelope: code `oversized`; there are more than may ever come at once.
+            RateLimited: they are too many now.
+        """
+        rate = caller.rate
+        if rate is None or events <= 1:
+            return
+        if events > rate.count:
+            detail = f"{events} events at once, where you may send {_words(rate)}"
+            raise InvalidEnvelope("oversized", f"{detail}; nothing of the batch is taken", "")
+        try:
+            self._count(caller, events - 1)
+        except RateLimited as error:
+            REFUSED.labels("rate").inc()
+            again = error.retry_after + rate.seconds / rate.count  # the request counts again
+            raise RateLimited(_words(rate), again) from None
+
     async def close(self) -> None:
         """Ask nobody any more."""
         if self._oidc:
@@ -202,15 +223,19 @@ class Callers:
             raise NotAdmitted(f"{value[:80]!r} of the OpenID provider stands for nobody here")
         return self.named(principal, f"oidc {value}", self._rate)
 
-    def _count(self, caller: Caller) -> None:
+    def _count(self, caller: Caller, events: int = 1) -> None:
         if caller.rate is None:
             return
         rate, bucket = self._buckets.get(caller.via, (None, None))
         if bucket is None or (rate is not caller.rate and rate != caller.rate):
             bucket = Bucket(caller.rate)
             self._buckets[caller.via] = caller.rate, bucket
-        if seconds := bucket.take(self._ticks()):
-            raise RateLimited(f"{caller.rate.count} in {caller.rate.seconds:g} s", seconds)
+        if seconds := bucket.take(self._ticks(), events):
+            raise RateLimited(_words(caller.rate), seconds)
+
+
+def _words(rate: Rate) -> str:
+    return f"{rate.count} in {rate.seconds:g} s"
 
 
 def _key(authorization: str) -> bytes:

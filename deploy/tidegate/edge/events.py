@@ -146,6 +146,7 @@ class Events:
                 envelope = binding.read_structured(body, limit=limit)
             case Mode.BATCHED:
                 batch = binding.read_batch(body, limit=limit)
+                self._callers.charge(caller, len(batch))
                 await self._batch(exchange, caller.principal, batch, wait)
                 return
         publisher = await self._submission.publisher(caller.principal)

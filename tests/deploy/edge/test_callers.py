@@ -14,6 +14,7 @@ from tidegate.edge.callers import Caller, Callers
 from tidegate.project import Project
 from tidegate.tokens import Tokens
 from tidegate_schemas.errors import (
+    InvalidEnvelope,
     NotAdmitted,
     RateLimited,
     TidegateError,
@@ -182,6 +183,33 @@ async def test_each_token_has_a_rate_of_its_own(tmp_path: Path) -> None:
     assert [await times(shown) for shown in (slow, fast, other)] == [2, 2, 2]
     ticks += SECOND // 2
     assert [await times(shown) for shown in (slow, fast, other)] == [1, 1, 1]
+
+
+async def test_a_batch_costs_as_much_as_its_events(project: Project) -> None:
+    """Who waits as long as is said gets it in; one that never fits is told so."""
+    ticks = 5 * SECOND
+    callers, shown = Callers(project, ticks=lambda: ticks), token_of(project, rate="10/1s")
+
+    async def send(events: int) -> float:
+        caller = await callers.of(shown, None)
+        try:
+            callers.charge(caller, events)
+        except RateLimited as error:
+            return error.retry_after
+        return 0.0
+
+    assert [await send(4), await send(0), await send(1)] == [0, 0, 0]
+    before = counted("rate")
+    wait = await send(6)  # there are 4, and the request takes one of them
+    assert wait == pytest.approx(0.3)
+    assert counted("rate") == before + 1
+    ticks += round(wait * SECOND) - 1000
+    assert 0 < await send(6) < 0.2
+    ticks += SECOND
+    assert await send(10) == 0
+    ticks += SECOND
+    with pytest.raises(InvalidEnvelope, match="11 events at once, where you may send 10 in 1 s"):
+        await send(11)
 
 
 async def test_who_is_known_costs_microseconds(tmp_path: Path) -> None:

@@ -238,6 +238,26 @@ async def test_a_batch_tells_what_became_of_each_event_in_order(here: Ground) ->
     assert (empty.status_code, empty.json()) == (200, [])
 
 
+async def test_a_batch_that_is_more_than_the_rate_is_not_taken(here: Ground) -> None:
+    """429 with when to come again; 413 for one that never fits."""
+    bearer = {"Authorization": f"Bearer {here.token('outside.web', rate='4/1h')}"}
+
+    async def send(*ids: str) -> httpx.Response:
+        body = b"[" + b",".join(encode(example(id)) for id in ids) + b"]"
+        headers = bearer | {"content-type": BATCH}
+        return await here.web.post("/v1/events", content=body, headers=headers)
+
+    never = await send(*(f"never-{n}" for n in range(5)))
+    good = await send("rated-1", "rated-2")
+    late = await send("rated-3", "rated-4")
+
+    assert (never.status_code, never.json()["pointer"]) == (413, "")
+    assert (good.status_code, late.status_code) == (200, 429)
+    assert int(late.headers["retry-after"]) in range(900, 1802)
+    assert not await here.records("never-0")
+    assert not await here.records("rated-3")
+
+
 async def test_of_a_batch_with_a_fault_nothing_is_published(here: Ground) -> None:
     """The pointer names the event and the attribute."""
     body = b"[" + encode(example("half")) + b',{"specversion":"1.0","id":"x","source":"s"}]'

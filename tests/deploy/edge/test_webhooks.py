@@ -256,7 +256,7 @@ def test_what_is_not_signed_by_the_sender_is_refused_and_seen(edge: Edge, case: 
     assert not [r for r in edge.records() if (m := r.message()) and m.id.startswith("w-")]
 
 
-EARLY = {
+EARLY: dict[str, tuple[str, dict[str, str], int]] = {
     "nowhere": ("/v1/webhooks/no", {}, 404),
     "unsigned": (HOOK, {}, 401),
     "malformed": (HOOK, {"X-Hub-Signature-256": "sha1=0"}, 401),
