@@ -426,9 +426,16 @@ def _caused_by(cause: Envelope, envelope: Envelope) -> Envelope:
         envelope,
         correlationid=envelope.correlationid or cause.correlationid or cause.id,
         causationid=envelope.causationid or cause.id,
+        causationsource=envelope.causationsource
+        or (None if envelope.causationid else _source(cause)),
         onbehalfof=envelope.onbehalfof or cause.onbehalfof,  # rights shrink along the way
         **_about(cause, envelope),
     )
+
+
+def _source(cause: Envelope) -> str | None:
+    """What names a cause besides its id: of an event its source, see `Envelope.key`."""
+    return cause.source if cause.kind in (None, Kind.EVENT) else None
 
 
 def _about(cause: Envelope, envelope: Envelope) -> dict[str, str | None]:
@@ -449,7 +456,7 @@ def _answer(manifest: Manifest, work: _Work, type: str, data: Any) -> Envelope:
     in the way of the dead letter that says so.
     """
     record, envelope = work.record, work.envelope
-    name = f"{record.by}\n{envelope.id}" + ("\ndenied" if work.denied else "")
+    name = f"{record.by}\n{envelope.key}" + ("\ndenied" if work.denied else "")
     identity = hashlib.sha256(name.encode()).hexdigest()[:32]
     try:
         return Envelope.new(
@@ -462,6 +469,7 @@ def _answer(manifest: Manifest, work: _Work, type: str, data: Any) -> Envelope:
             to=record.by,
             correlationid=envelope.correlationid or envelope.id,
             causationid=envelope.id,
+            causationsource=_source(envelope),
             runid=envelope.runid,
             stepid=envelope.stepid,
             attempt=envelope.attempt,

@@ -82,27 +82,28 @@ def timeline_of(records: Iterable[Record], correlation: str) -> list[Line]:
 
 
 class _Sent:
-    """Where each message stands, by its id; what was admitted before what was not."""
+    """Where each message stands, by what names it; what was admitted before what was not."""
 
     def __init__(self) -> None:
-        self._by_id: dict[str, int] = {}
-        self._by_sender: dict[tuple[str, str], int] = {}
+        self._known: dict[tuple[str, str | None, str | None], int] = {}
+        """By id, sender and source, of which not all need be named."""
 
     def add(self, record: Record, message: Envelope) -> None:
-        admitted, sender = record.verdict is Verdict.ALLOW, (record.by, message.id)
-        if admitted or message.id not in self._by_id:
-            self._by_id[message.id] = record.seq
-        if admitted or sender not in self._by_sender:
-            self._by_sender[sender] = record.seq
+        id, by, source = message.id, record.by, message.source
+        names: list[tuple[str, str | None, str | None]]
+        names = [(id, None, None), (id, None, source), (id, by, source)]
+        if record.kind is Kind.TASK:  # the id names it among those of its sender
+            names.append((id, by, None))
+        for name in names:
+            if record.verdict is Verdict.ALLOW or name not in self._known:
+                self._known[name] = record.seq
 
     def cause(self, record: Record, message: Envelope) -> int | None:
         """What a record follows from."""
         if record.first is not None:
             return record.first
-        cause = message.causationid or ""
-        if record.kind is Kind.RESULT:  # an id is of its sender, who is answered
-            return self._by_sender.get((record.to, cause))
-        return self._by_id.get(cause)
+        whose = record.to if record.kind is Kind.RESULT else None
+        return self._known.get((message.causationid or "", whose, message.causationsource))
 
 
 def _step_of(record: Record, message: Envelope, steps: dict[str, str]) -> str:

@@ -207,6 +207,21 @@ async def _note(data: Any) -> None:
     _noted.set()
 
 
+async def test_events_of_the_same_id_have_a_dead_letter_each(broker: Broker) -> None:
+    """Which names the source too: several systems may send through one principal."""
+    agent = Agent()
+    agent.event(TOPIC)(_gives_up)
+    async with (
+        office(broker, capabilities=(), topics=(TOPIC,)) as desk,
+        working(broker, agent, capabilities=(), subscribes=(TOPIC,)),
+    ):
+        for source in ("/one", "/two"):
+            await desk.tell("text", id="1", source=source)
+        letters = await desk.answers(2)
+
+    assert [(m.causationid, m.causationsource) for m in letters] == [("1", "/one"), ("1", "/two")]
+
+
 async def test_a_result_that_policy_denies_is_a_dead_letter(broker: Broker) -> None:
     """Whoever asked hears that there is a result that must not be told."""
     async with office(broker, NO_RESULTS) as desk, working(broker, _agent(_fine)):

@@ -242,6 +242,21 @@ def test_commands_are_told_and_long_data_is_cut() -> None:
     assert pretended == "a.b reports run.finished: status=succeeded"
 
 
+def test_events_of_the_same_id_are_told_apart_by_their_source() -> None:
+    """By whoever names it; a result that names none answers the task of that id."""
+    ledger = Ledger()
+    for name in ("one", "two"):
+        ledger.add("outside.website", "greeting.requested", id="same", source=f"/{name}")
+    _run(ledger, id="a", causationid="same", causationsource="/one")
+    _run(ledger, id="b", causationid="same", causationsource="/two")
+    answer: dict[str, Any] = {"kind": "result", "to": "outside.website", "causationid": "same"}
+    ledger.add("team.agent", DEADLETTER, {"error": "no"}, causationsource="/one", **answer)
+    ledger.add("team.agent", RESULT, {"text": "hi"}, **answer)
+
+    causes = [line.cause for line in timeline_of(ledger.records, "story")]
+    assert causes == [None, None, 1, 2, 1, None]
+
+
 def test_each_line_names_what_it_follows_from() -> None:
     """What it answers, or repeats, or lets go; of an id that several have used, whom it answers."""
     ledger = Ledger()

@@ -26,6 +26,7 @@ class _Message(msgspec.Struct):
     source: str | None = None
     correlationid: str | None = None
     causationid: str | None = None
+    causationsource: str | None = None
     runid: str | None = None
 
 
@@ -55,7 +56,8 @@ class Row(NamedTuple):
             before, so that rows are in order of time as they are in order of the ledger.
         by, kind, to, verdict: of the record.
         reason, policies: of its `why`.
-        id, source, correlation, causation, run: of the envelope; None where it has none.
+        id, source, correlation, causation, causation_source, run: of the envelope; None where it
+            has none.
         first: see `record.Record`.
     """
 
@@ -71,6 +73,7 @@ class Row(NamedTuple):
     source: str | None
     correlation: str | None
     causation: str | None
+    causation_source: str | None
     run: str | None
     first: int | None
 

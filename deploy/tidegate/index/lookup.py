@@ -16,9 +16,10 @@ from .glance import KINDS, SEGMENT_BITS, VERDICTS, Key, Row, key, row_of
 
 ROWS = """
 SELECT r.seq, r.time, s.text, r.kind, d.text, r.verdict, w.text, r.id, o.text, r.correlation,
-    r.causation, r.run, r.first
+    r.causation, c.text, r.run, r.first
 FROM records r JOIN names s ON s.id = r.sender JOIN names d ON d.id = r.destination
     JOIN names w ON w.id = r.why LEFT JOIN names o ON o.id = r.source
+    LEFT JOIN names c ON c.id = r.causation_source
 """
 _AMONG = """
 WHERE r.seq IN (SELECT seq FROM keys WHERE segment = ? AND key = ? AND seq >= ? AND seq < ?)
@@ -103,7 +104,10 @@ class LedgerIndex:
         return self._first(Key.ID, id, where, *values)
 
     def answer(self, to: str | Principal, causation: str) -> Row | None:
-        """The result of a task, by who asked and the id of the envelope."""
+        """The result of a task, by who asked and the id of the envelope.
+
+        That is what a task is known by, see `Envelope.key`: not by its source.
+        """
         for row in self._by_key(Key.ANSWER, causation):
             if (row.causation, row.to, row.verdict) == (causation, str(to), Verdict.ALLOW):
                 return row
@@ -122,18 +126,16 @@ class LedgerIndex:
         """Results of a message, and what else of its correlation it was the cause of."""
         if row.id is None:
             return []
-        found = {r.seq: r for r in self._by_key(Key.ANSWER, row.id) if r.to == row.by}
+        found = {r.seq: r for r in self._by_key(Key.ANSWER, row.id)}
         found |= {r.seq: r for r in self.story(row.correlation or row.id)}
-        return [r for _, r in sorted(found.items()) if r.causation == row.id]
+        return [r for _, r in sorted(found.items()) if _may_follow(row, r)]
 
     def cause(self, row: Row) -> Row | None:
         """What a message names as its cause, before it; admitted rather than not."""
         if row.causation is None:
             return None
         found = [r for r in self._by_key(Key.ID, row.causation) if r.seq < row.seq]
-        found = [r for r in found if r.id == row.causation]
-        if row.kind is Kind.RESULT:  # an id is of its sender, who is answered
-            found = [r for r in found if r.by == row.to] or found
+        found = [r for r in found if _may_follow(r, row)]
         return max(found, key=lambda r: (r.verdict is Verdict.ALLOW, -r.seq), default=None)
 
     def story(self, correlation: str, most: int = 10_000) -> list[Row]:
@@ -292,3 +294,14 @@ class LedgerIndex:
             self._connection.execute("PRAGMA query_only=ON")
             self._file = file
         return self._connection
+
+
+def _may_follow(cause: Row, row: Row) -> bool:
+    """Whether a record can be what another one names as its cause, see `Envelope.key`."""
+    if row.causation is None or row.causation != cause.id:
+        return False
+    if row.kind is Kind.RESULT and cause.by != row.to:  # who is answered
+        return False
+    if row.causation_source is None:
+        return row.kind is not Kind.RESULT or cause.kind is Kind.TASK
+    return row.causation_source == cause.source

@@ -24,7 +24,7 @@ from tidegate_schemas.subjects import Kind
 
 from .glance import KINDS, VERDICTS, Clock, Glance, keys, why
 
-VERSION = 1
+VERSION = 2
 """Of the tables. Another number makes every index there is be made again."""
 
 _SCHEMA = f"""
@@ -35,7 +35,8 @@ CREATE TABLE names (
 CREATE TABLE records (
     seq INTEGER PRIMARY KEY, time INTEGER NOT NULL, sender INTEGER NOT NULL, kind INTEGER NOT NULL,
     destination INTEGER NOT NULL, verdict INTEGER NOT NULL, why INTEGER NOT NULL, id TEXT,
-    source INTEGER, correlation TEXT, causation TEXT, run TEXT, first INTEGER
+    source INTEGER, correlation TEXT, causation TEXT, causation_source INTEGER, run TEXT,
+    first INTEGER
 ) STRICT;
 CREATE INDEX senders ON records (sender);
 CREATE INDEX destinations ON records (destination);
@@ -157,12 +158,16 @@ class IndexWriter:
             _VERDICTS[row.verdict],
             name("why", why(row)),
             message.id,
-            None if message.source is None else name("source", message.source),
+            self._source(message.source),
             message.correlationid,
             message.causationid,
+            self._source(message.causationsource),
             message.runid,
             row.first,
         )
+
+    def _source(self, text: str | None) -> int | None:
+        return None if text is None else self._name("source", text)
 
     def _name(self, use: str, text: str) -> int:
         found = self._names.get((use, text))
@@ -199,7 +204,7 @@ class IndexWriter:
         return int(found)
 
 
-_INSERT = f"INSERT INTO records VALUES ({', '.join('?' * 13)})"  # noqa: S608 - question marks
+_INSERT = f"INSERT INTO records VALUES ({', '.join('?' * 14)})"  # noqa: S608 - question marks
 
 
 def _connect(path: Path) -> sqlite3.Connection:

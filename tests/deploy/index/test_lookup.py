@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from deploy.test_timeline import Ledger
 from tidegate.bench.history import History
 from tidegate.index import Filter, LedgerIndex
 from tidegate.index.glance import Clock, Row, glance
@@ -19,7 +20,7 @@ from tidegate.index.store import IndexWriter, read_all
 from tidegate_bus.frames import Entry
 from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.errors import LedgerError, Unavailable
-from tidegate_schemas.record import Record, decode_record
+from tidegate_schemas.record import Record, decode_record, encode_record
 from tidegate_schemas.subjects import Kind, Verdict
 
 ENTRIES = [Entry(e.record.seq, e.payload) for e in islice(History(3).entries(4_000), 4_000)]
@@ -88,6 +89,7 @@ def test_a_row_says_what_the_record_says(index: LedgerIndex) -> None:
             message.source if message else None,
             message.correlationid if message else None,
             message.causationid if message else None,
+            message.causationsource if message else None,
             message.runid if message else None,
             record.first,
         )
@@ -191,6 +193,29 @@ def test_neighbours_of_a_record_are_found_both_ways(index: LedgerIndex) -> None:
             assert cause and (cause.by, cause.id) == (row.to, row.causation)
             assert row in index.caused(cause)
     assert answered > 100
+
+
+def test_causes_of_the_same_id_are_told_apart_by_source_and_sender(tmp_path: Path) -> None:
+    """Of an event id and source are its name, of a task id and sender."""
+    ledger = Ledger()
+    ledger.add("shop.one", "order.made", id="1", source="/one")
+    ledger.add("shop.two", "order.made", id="1", source="/two")
+    ledger.add("shop.two", "work.do", id="1", source="/three", kind="task", to="work.do")
+    about: dict[str, Any] = {"kind": "task", "to": "work.do", "causationid": "1"}
+    ledger.add("tidegate.coordinator", "work.do", id="a", causationsource="/two", **about)
+    ledger.add("tidegate.coordinator", "work.do", id="b", causationsource="/one", **about)
+    answer: dict[str, Any] = {"kind": "result", "to": "shop.two", "causationid": "1"}
+    ledger.add("work.agent", "tidegate.result", id="c", **answer)
+    ledger.add("work.agent", "tidegate.deadletter", id="d", causationsource="/two", **answer)
+    write(tmp_path / "index.db", [Entry(r.seq, encode_record(r)) for r in ledger.records])
+    index = LedgerIndex(tmp_path / "index.db")
+    rows = [index.row(record.seq) for record in ledger.records]
+    causes = [index.cause(row) for row in rows if row]
+    caused = [[one.seq for one in index.caused(row)] for row in rows if row]
+    index.close()
+
+    assert [cause and cause.seq for cause in causes] == [None, None, None, 2, 1, 3, 2]
+    assert caused == [[5], [4, 7], [6], [], [], [], []]
 
 
 def test_times_never_go_back() -> None:
