@@ -42,6 +42,8 @@ _NAMES = tuple(
 )
 """Attributes that are headers, in the order in which an envelope is written."""
 _ATTRIBUTES = {f"ce-{name}".encode(): name for name in _NAMES}
+_EXTENSIONS = _NAMES[_NAMES.index("dataschema") + 1 :]
+"""Attributes that are not of the core of CloudEvents."""
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,9}")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _ESCAPE = re.compile(r"\\(.)")
@@ -129,7 +131,7 @@ def read_binary(
         name = _ATTRIBUTES.get(header)
         at = header.decode("latin-1")
         if name is None:
-            raise InvalidEnvelope("malformed", f"{at[:80]} is no attribute that is known here", at)
+            raise InvalidEnvelope("malformed", _unknown(at), at)
         if name in seen:
             raise InvalidEnvelope("malformed", f"{at} is given twice", at)
         seen.add(name)
@@ -273,5 +275,13 @@ def _decode(payload: bytes, pointer: str, limit: int) -> Envelope:
             raise InvalidEnvelope("oversized", f"{size} bytes, at most {limit} are taken", "")
     except InvalidEnvelope as error:
         at = error.at and "/" + error.at.replace("~", "~0").replace("/", "~1")
-        raise InvalidEnvelope(error.code, error.detail, f"{pointer}{at or ''}") from None
+        known = not error.at or error.at in Envelope.__struct_fields__
+        detail = error.detail if known else _unknown(error.at or "")
+        raise InvalidEnvelope(error.code, detail, f"{pointer}{at or ''}") from None
     return envelope
+
+
+def _unknown(name: str) -> str:
+    """Nobody could rely on an extension that the bus neither checks nor keeps."""
+    known = ", ".join(_EXTENSIONS)
+    return f"the bus does not know the attribute `{name[:80]}`; it knows the extensions {known}"

@@ -158,7 +158,12 @@ class Messages:
         elif own and (heard := self._heard.find(caller.principal, id, source)):
             source, seq = heard
         else:
-            detail = "no message of this id is known; one that was accepted may be so soon"
+            named = f"{id[:200]!r}" + (f" from {source[:200]!r}" if source else "")
+            detail = (
+                f"nothing that {by[:127]} sent with the id {named} is here for you; if it was "
+                "accepted a moment ago, ask again in a second, and say `?by=team.name` for what "
+                "somebody else sent"
+            )
             at: dict[Place, str] = {"parameter": "id"}
             raise Problem(404, "unknown-message", "No such message", detail, at=at)
         if seq is None:

@@ -105,7 +105,8 @@ def _events(event: Any, outcome: Any, limits: Limits) -> dict[str, Any]:
         "summary": "Publish events",
         "description": "Structured (one event), batched (an array) or binary (the body is the "
         "data, of any type, the attributes are headers `ce-…`). What becomes of each event of a "
-        f"batch is told in its order; 207 where not all went well. At most {limits.body} bytes.",
+        "batch is told in its order; 207 where not all went well. An extension attribute that is "
+        f"not one of those below is refused. At most {limits.body} bytes.",
         "parameters": [
             _parameter("wait", "query", wait, "Answer with the verdict, or once it is safe."),
             _parameter("Prefer", "header", _any("string"), "`respond-async` is `wait=accepted`."),

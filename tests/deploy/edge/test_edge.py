@@ -258,6 +258,26 @@ async def test_a_batch_that_is_more_than_the_rate_is_not_taken(here: Ground) -> 
     assert not await here.records("rated-3")
 
 
+async def test_an_extension_that_is_not_known_is_named_with_those_that_are(here: Ground) -> None:
+    """In every mode: the bus keeps what it understands, and says so of the rest."""
+    event = encode(example("odd")).removesuffix(b"}") + b',"comexampleodd":"1"}'
+    binary = {"ce-specversion": "1.0", "ce-id": "1", "ce-type": "a", "ce-source": "b"}
+    answers = [
+        await here.web.post("/v1/events", content=content, headers=headers)
+        for content, headers in (
+            (event, {"content-type": STRUCTURED}),
+            (b"[" + event + b"]", {"content-type": BATCH}),
+            (b"1", binary | {"ce-comexampleodd": "1"}),
+        )
+    ]
+
+    assert [answer.status_code for answer in answers] == [400] * 3
+    for answer in answers:
+        detail = answer.json()["detail"]
+        assert "comexampleodd`; it knows the extensions kind, to, correlationid, " in detail
+    assert answers[0].json()["pointer"] == "/comexampleodd"
+
+
 async def test_of_a_batch_with_a_fault_nothing_is_published(here: Ground) -> None:
     """The pointer names the event and the attribute."""
     body = b"[" + encode(example("half")) + b',{"specversion":"1.0","id":"x","source":"s"}]'
@@ -445,7 +465,10 @@ async def test_everybody_sees_what_is_theirs(here: Ground) -> None:
     assert (await _decided(here.web, "/v1/messages/mine"))["by"] == "outside.web"
     assert (await _decided(operator, f"/v1/messages/mine{query}"))["by"] == "outside.web"
     assert (await other.get(f"/v1/messages/mine{query}")).status_code == 404
-    assert (await other.get("/v1/messages/mine")).status_code == 404
+    missing = await other.get("/v1/messages/mine?source=/shop")
+    assert missing.status_code == 404
+    said = "nothing that outside.other sent with the id 'mine' from '/shop' is here for you"
+    assert missing.json()["detail"].startswith(said)
 
 
 async def test_the_stream_tells_what_is_written_and_goes_on_where_it_was_left(
