@@ -14,10 +14,12 @@ from typing import Any
 
 from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright
 
+from support.npm import install
+
 WIDTHS = {"wide": 1280, "narrow": 390}
 _HEIGHT = 900
 _INSTALL_SECONDS = 240
-_AXE = "axe-core@4.10.3"
+_NODE = Path(__file__).parent / "node"
 _WATCH = """
 window.__violations = [];
 addEventListener("securitypolicyviolation", e => window.__violations.push(
@@ -52,24 +54,9 @@ def chromium() -> str:
 
 
 def axe(folder: Path) -> str:
-    """The source of axe-core, from its npm package, which is kept in a folder.
-
-    Raises:
-        RuntimeError: it cannot be installed.
-    """
-    file = folder / "node_modules" / "axe-core" / "axe.min.js"
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(
-            ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-save", _AXE],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=_INSTALL_SECONDS,
-        )
-        if done.returncode:
-            raise RuntimeError(f"npm install {_AXE}: {done.stderr[-2000:]}")
-    return file.read_text("utf-8")
+    """The source of axe-core, from its npm package, which is installed in a new folder."""
+    package = install(_NODE, folder) / "node_modules" / "axe-core"
+    return (package / "axe.min.js").read_text("utf-8")
 
 
 @dataclass

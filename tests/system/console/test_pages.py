@@ -193,9 +193,9 @@ async def shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Shop]
 
 
 @pytest.fixture(scope="session")
-def axe_source() -> str:
-    """The source of axe-core, kept from one run to the next."""
-    return axe(Path.home() / ".cache" / "tidegate-tests" / "axe")
+def axe_source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The source of axe-core."""
+    return axe(tmp_path_factory.mktemp("npm") / "axe")
 
 
 async def test_a_held_message_is_found_and_released_in_under_five_clicks(shop: Shop) -> None:
