@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import hashlib
 import http.client
+import threading
 import time
+import urllib.error
 import urllib.request
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import jwt
 import msgspec
@@ -37,9 +41,15 @@ _STALE_SECONDS = 3600.0
 _PAUSE_SECONDS = 10.0
 """Between two attempts: a token with a key that does not exist costs anybody nothing."""
 _FETCH_SECONDS = 5.0
+"""For each read; twice as long in all."""
+_PIECE_BYTES = 64 * 1024
 _MAX_BYTES = 1024 * 1024
 _FAILURES = (OSError, ValueError, RecursionError, http.client.HTTPException)
 _REMEMBERED = 1024
+_LATEST = 253_402_300_800
+"""Seconds from 1970 to the end of the year 9999."""
+
+T = TypeVar("T")
 
 
 class ProviderKeys:
@@ -71,7 +81,7 @@ class ProviderKeys:
         if now - self._had >= _FRESH_SECONDS or self._get(id) is None:
             self._begin(now)
             if self._fetching and self._get(id) is None:
-                await asyncio.shield(self._fetching)
+                await asyncio.wait({self._fetching}, timeout=2 * _FETCH_SECONDS)
         if not self._keys:
             raise Unavailable("the keys of the OpenID provider cannot be had now")
         return self._get(id)
@@ -95,14 +105,30 @@ class ProviderKeys:
 
     async def _fetch(self) -> None:
         try:
-            async with asyncio.timeout(2 * _FETCH_SECONDS):  # in all; below it is for each read
-                text = await asyncio.to_thread(_read, self._source)
-            self._keys = _usable(text)
+            self._keys = await _aside(lambda: _usable(_read(self._source)))
             self._had = self._clock()
         except _FAILURES as error:
             _log.error("keys of the OpenID provider cannot be had", error=str(error))
         finally:
             self._fetching = None
+
+
+async def _aside(work: Callable[[], T]) -> T:
+    """Work in a thread that nobody waits for at the end, and that takes the place of no other.
+
+    A provider may keep it for as long as it likes.
+    """
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="oidc", daemon=True).start()
+    return await asyncio.wrap_future(future)
 
 
 class _Set(msgspec.Struct):
@@ -153,15 +179,25 @@ _opener = urllib.request.build_opener(_NoRedirect)
 
 
 def _read(source: str | Path) -> bytes:
+    text, over = bytearray(), time.monotonic() + 2 * _FETCH_SECONDS
+    with _opened(source) as file:
+        while piece := file.read1(_PIECE_BYTES):
+            text += piece
+            if len(text) > _MAX_BYTES:
+                raise ValueError(f"{source}: over {_MAX_BYTES} bytes")
+            if time.monotonic() > over:
+                raise TimeoutError(f"{source}: it did not come in {2 * _FETCH_SECONDS:g} s")
+    return bytes(text)
+
+
+def _opened(source: str | Path) -> BufferedIOBase:
     if isinstance(source, Path):
-        with source.open("rb") as file:
-            text = file.read(_MAX_BYTES + 1)
-    else:
-        with _opener.open(source, timeout=_FETCH_SECONDS) as answer:
-            text = cast("bytes", answer.read(_MAX_BYTES + 1))
-    if len(text) > _MAX_BYTES:
-        raise ValueError(f"{source}: over {_MAX_BYTES} bytes")
-    return text
+        return source.open("rb")
+    try:
+        return cast("BufferedIOBase", _opener.open(source, timeout=_FETCH_SECONDS))
+    except urllib.error.HTTPError as error:
+        with error:  # it holds the connection
+            raise OSError(f"{source}: {error.status} {error.reason}") from None
 
 
 class Oidc:
@@ -241,7 +277,8 @@ class Oidc:
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
             raise Unauthenticated("token", f"the token is not taken: {error}") from None
         for name in ("exp", "nbf"):
-            if not isinstance(claims.get(name, 0), int | float) or claims.get(name) is True:
+            value = claims.get(name, 0)
+            if isinstance(value, bool) or not isinstance(value, int | float) or value > _LATEST:
                 raise Unauthenticated("token", f"`{name}` of the token is no time")
         return claims
 

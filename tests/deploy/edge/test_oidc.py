@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hmac
+import socket
+import threading
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -104,6 +107,7 @@ CLAIMS: dict[str, tuple[dict[str, Any], str]] = {
     "no end": ({"exp": None}, "token"),
     "end is text": ({"exp": "9999999999"}, "token"),
     "end is true": ({"exp": True}, "token"),
+    "never ends": ({"exp": 10**400}, "token"),
     "too early": ({"nbf": 60.0}, "expired"),
     "nobody": ({"sub": None}, "claim"),
     "a number": ({"sub": 5, "role": 1}, "token"),
@@ -255,3 +259,46 @@ async def test_the_event_loop_goes_on_while_keys_are_asked_for(provider: Provide
         await asyncio.sleep(0.001)
     assert await waiting == ""
     assert beats >= 5
+
+
+HANGS = {
+    "headers": b"HTTP/1.1 200 OK\r\nX: ",
+    "body": b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("case", HANGS)
+async def test_a_provider_that_never_ends_takes_one_thread_and_nobody_elses(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    """A byte now and then, for ever: who waits is told so, and other work has its threads."""
+    monkeypatch.setattr("tidegate.edge.oidc._FETCH_SECONDS", 0.1)
+    over = threading.Event()
+
+    def drip() -> None:
+        while True:
+            try:
+                link, _ = listening.accept()
+            except OSError:
+                return
+            with link, contextlib.suppress(OSError):
+                link.sendall(HANGS[case])
+                while not over.wait(0.02):
+                    link.sendall(b"x" if HANGS[case] else b"")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=drip, daemon=True).start()
+        own = oidc(provider, jwks=f"http://127.0.0.1:{listening.getsockname()[1]}/")
+        token = provider.token()
+        for _ in range(20):
+            CLOCK[0] += 11
+            with pytest.raises(Unavailable):
+                await own.subject(token, time.time())
+        threads = [one for one in threading.enumerate() if one.name.startswith(("oidc", "asyncio"))]
+        assert len(threads) <= 1
+        async with asyncio.timeout(5):
+            assert await asyncio.to_thread(lambda: "others work")
+        over.set()
+        listening.shutdown(socket.SHUT_RDWR)
+    await own.keys.close()
