@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import hashlib
 import http.client
+import re
 import threading
 import time
 import urllib.error
@@ -46,6 +47,8 @@ _PIECE_BYTES = 64 * 1024
 _MAX_BYTES = 1024 * 1024
 _FAILURES = (OSError, ValueError, RecursionError, http.client.HTTPException)
 _REMEMBERED = 1024
+_JWT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
+"""As RFC 7515, 3.1 writes it: what else can be decoded would be the same token again."""
 _LATEST = 253_402_300_800
 """Seconds from 1970 to the end of the year 9999."""
 
@@ -286,6 +289,8 @@ class Oidc:
 def _header(text: str) -> tuple[str | None, str]:
     """The id of the key and the algorithm that a token names; nobody has checked them."""
     try:
+        if not _JWT.fullmatch(text):
+            raise ValueError
         header = jwt.get_unverified_header(text)
     except (jwt.PyJWTError, ValueError, RecursionError):
         raise Unauthenticated("token", "no token of ours, and no JWT") from None

@@ -144,6 +144,7 @@ def _compare(shown: Shown, secrets: Sequence[bytes], signed: bytes) -> None:
         hexadecimal = shown.encoding == "hex"
         expected = digest.hex().encode() if hexadecimal else base64.b64encode(digest)
         for one in shown.given:
+            one = one.lower() if hexadecimal else one
             good |= hmac.compare_digest(one.encode("utf-8", "surrogatepass"), expected)
     if not good:
         raise Unauthenticated("wrong", "the signature is not of this body, or of another secret")

@@ -17,6 +17,7 @@ from prometheus_client import REGISTRY
 
 from support import until
 from tidegate.edge.app import Application
+from tidegate.edge.bodies import Bodies
 from tidegate.edge.exchange import Exchange
 from tidegate.edge.protocol import Bounds, EdgeProtocol
 from tidegate.web import WebServer
@@ -50,9 +51,11 @@ class Server:
         self.waiting = 0
         self.left = 0
         self.clients: list[Client] = []
+        self._strangers = Bodies(BODIES)
         app = Application(
             [
                 ("POST", "/echo", self._echo),
+                ("POST", "/strange", self._strange),
                 ("GET", "/wait", self._wait),
                 ("GET", "/stay", self._stay),
                 ("GET", "/big", _big),
@@ -66,6 +69,10 @@ class Server:
         body = await exchange.body(LIMIT)
         names = [name.decode() for name, _ in exchange.scope["headers"]]
         await exchange.answer(200, json.dumps({"size": len(body), "headers": names}).encode())
+
+    async def _strange(self, exchange: Exchange) -> None:
+        await exchange.body(LIMIT, self._strangers)
+        await exchange.answer(200)
 
     async def _wait(self, exchange: Exchange) -> None:
         self.waiting += 1
@@ -398,6 +405,30 @@ async def test_bodies_share_the_memory_that_there_is_for_them(tmp_path: Path) ->
         again = await Client.of(server)
         await again.say(post(b"x" * 99_000))
         assert (await again.hear())[0] == 200
+
+
+async def test_strangers_take_no_room_from_those_who_are_known(tmp_path: Path) -> None:
+    """Who signs nothing can fill the memory for webhooks; who goes away gives it back."""
+    async with serving(tmp_path) as server:
+        large = post(b"x" * 99_000, length=99_001)
+        strange = large.replace(b"/echo", b"/strange")
+        strangers = [await Client.of(server, f"127.0.0.{n}") for n in (1, 2, 3)]
+        for client in strangers:
+            await client.say(strange)
+        assert (await strangers[2].hear())[0] == 503
+        known = await Client.of(server)
+        await known.say(large + b"x")
+        assert (await known.hear())[0] == 200
+
+        for client in strangers:
+            await client.close()
+        again = await Client.of(server, "127.0.0.3")
+
+        async def taken() -> bool:
+            await again.say(strange + b"x")
+            return (await again.hear())[0] == 200
+
+        await until(taken)
 
 
 async def test_every_answer_says_when_it_was_made(tmp_path: Path) -> None:
