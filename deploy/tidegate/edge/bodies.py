@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Network
 from typing import final
 
 from .problems import Problem
 
 _AGAIN_SECONDS = 1.0
+
+
+def peer(client: tuple[str, int] | None) -> str:
+    """Who a client is: everybody has all addresses of a network of IPv6 (/64)."""
+    host = client[0] if client else ""
+    return str(IPv6Network((host.partition("%")[0], 64), strict=False)) if ":" in host else host
 
 
 @final

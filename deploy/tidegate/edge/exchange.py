@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
-from .bodies import Bodies
+from .bodies import Bodies, peer
 from .problems import KIND, Problem, too_large
 
 REPLY = "tidegate.reply"
@@ -170,8 +170,9 @@ class Exchange:
             piece: bytes = message["body"]
             if len(found) + len(piece) > limit:
                 raise too_large(f"over {limit} bytes", limit)
-            self._bodies.take(self.client, len(piece))
-            self._held += len(piece)
+            if piece:
+                self._bodies.take(peer(self.scope["client"]), len(piece))
+                self._held += len(piece)
             if not message["more_body"]:
                 return bytes(found) + piece if found else piece  # nearly always it is here at once
             found += piece
@@ -185,7 +186,7 @@ class Exchange:
     def release(self) -> None:
         """Its body is not needed any more."""
         if self._held:
-            self._bodies.give_back(self.client, self._held)
+            self._bodies.give_back(peer(self.scope["client"]), self._held)
 
     async def left(self) -> None:
         """Wait until the client goes away."""

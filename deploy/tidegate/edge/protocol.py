@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 from dataclasses import dataclass
-from ipaddress import IPv6Network
 from typing import Any, ClassVar, cast
 from urllib.parse import unquote
 
@@ -22,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
+from .bodies import peer
 from .exchange import REPLY
 from .problems import KIND, Problem
 from .tls import subject_shown
@@ -97,7 +97,7 @@ class EdgeProtocol(HttpToolsProtocol):
     ) -> None:
         """Take a connection, if there is room for it."""
         super().connection_made(transport)
-        self.peer = _peer(self.client)
+        self.peer = peer(self.client)
         crowd = self._crowd()
         if crowd and not _make_room(crowd):
             detail = f"{len(crowd) - 1} are open"
@@ -365,12 +365,6 @@ def _make_room(crowd: list[EdgeProtocol]) -> bool:
     CUT.labels("room").inc()
     min(idle, key=EdgeProtocol.due).transport.close()
     return True
-
-
-def _peer(client: tuple[str, int] | None) -> str:
-    """Whose a connection is: everybody has all addresses of a network of IPv6."""
-    host = client[0] if client else ""
-    return str(IPv6Network((host.partition("%")[0], 64), strict=False)) if ":" in host else host
 
 
 def _refusal(error: Exception, bounds: Bounds) -> Problem:

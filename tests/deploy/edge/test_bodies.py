@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidegate.edge.bodies import Bodies
+from tidegate.edge.bodies import Bodies, peer
 from tidegate.edge.problems import Problem
 
 EXAMPLES = settings(database=None, deadline=None, derandomize=True, max_examples=200)
@@ -34,6 +34,14 @@ def test_one_client_gets_half_and_each_further_one_half_of_the_rest() -> None:
     bodies.give_back("a", 400)
     bodies.give_back("b", 200)
     assert most(bodies, "c") == 300
+
+
+def test_a_network_of_ipv6_is_one_client() -> None:
+    """Whoever has one address of it has all of them."""
+    own = [peer((f"2001:db8:0:{net}::{host}", 1)) for net, host in ((1, 1), (1, 2), (2, 1))]
+    assert own[0] == own[1] != own[2]
+    assert peer(("fe80::1%eth0", 1)) == peer(("fe80::2", 1))
+    assert [peer(("192.0.2.1", 1)), peer(None)] == ["192.0.2.1", ""]
 
 
 steps = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, 400)), max_size=60)
