@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 from starlette.types import Receive, Scope, Send
 
 from .bodies import Bodies, peer
-from .problems import KIND, Problem, too_large
+from .problems import KIND, Problem, too_large, unfit
 
 REPLY = "tidegate.reply"
 """Where in the state of a scope the protocol offers to send an answer as a whole."""
@@ -26,6 +26,7 @@ _SINGLE = frozenset(
         b"host",
         b"idempotency-key",
         b"last-event-id",
+        b"transfer-encoding",
     )
 )
 """Headers of which two say two things: what stands before the edge may have read the other one."""
@@ -71,8 +72,10 @@ class Exchange:
         """See to it that no header says two things.
 
         Raises:
-            Problem: 400; one that decides something is given twice.
+            Problem: 400; one that decides something is given twice, or `Host` not at all.
         """
+        if b"host" not in self.headers and self.scope["http_version"] == "1.1":
+            raise unfit("HTTP/1.1 needs one (RFC 9112, 3.2)", "header", "host")
         given: list[tuple[bytes, bytes]] = self.scope["headers"]
         if len(given) == len(self.headers):
             return
@@ -143,8 +146,8 @@ class Exchange:
             bodies: what it takes room of until it is answered, if not of the application's.
 
         Raises:
-            Problem: 413, it is larger; 503, there is no room for it; 415, it is compressed: what it
-                would grow to, nobody knows. What is not read is the protocol's, see
+            Problem: 413, it is larger; 503, there is no room for it; 415 or 501, it is compressed:
+                what it would grow to, nobody knows. What is not read is the protocol's, see
                 `Bounds.unread`.
             Gone: the client went away.
         """
@@ -157,6 +160,15 @@ class Exchange:
                 f"{coding[:40]} is not read here; send the body as it is",
                 at={"header": "Content-Encoding"},
                 headers=(("accept-encoding", "identity"),),
+            )
+        framing = self.header(b"transfer-encoding")
+        if framing is not None and framing.strip().lower() != "chunked":
+            raise Problem(
+                501,
+                "transfer-coding",
+                "Not a transfer coding that is read",
+                f"{framing[:40]} is not, chunked is",
+                at={"header": "Transfer-Encoding"},
             )
         length = self.header(b"content-length")
         if length is not None and int(length) > limit:

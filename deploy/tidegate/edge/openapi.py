@@ -30,12 +30,13 @@ _TITLES = {
     415: "Not of a type, or in a coding, that is read",
     429: "Too often, or too much of yours waits for the gateway",
     431: "Too many headers",
+    501: "Not in a transfer coding that is read",
     502: "The agent gave up",
     503: "The bus is away, the edge stops, or too much is open at once",
 }
 _EVERYWHERE = (400, 405, 408, 431, 503)
 _OWN = (401, 403, 429)
-_BODY = (413, 415)
+_BODY = (413, 415, 501)
 
 
 class Document:

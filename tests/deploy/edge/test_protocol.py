@@ -463,6 +463,30 @@ async def test_compressed_bodies_are_not_read(tmp_path: Path) -> None:
         assert (status, headers["accept-encoding"]) == (415, "identity")
 
 
+async def test_bodies_in_a_transfer_coding_of_their_own_are_not_read(tmp_path: Path) -> None:
+    """What is inside is not what was meant (RFC 9112, 6.1); named once or twice."""
+    async with serving(tmp_path) as server:
+        client = await Client.of(server)
+        chunks = b"\r\n1\r\na\r\n0\r\n\r\n"
+        head = b"POST /echo HTTP/1.1\r\nHost: x\r\n"
+        coding = b"Transfer-Encoding: "
+        await client.say(head + coding + b"gzip, chunked\r\n" + chunks)
+        assert (await client.hear())[0] == 501
+        await client.say(head + coding + b"gzip\r\n" + coding + b"chunked\r\n" + chunks)
+        assert (await client.hear())[0] == 400
+        await client.say(head + coding + b"Chunked\r\n" + chunks)
+        assert (await client.hear())[0] == 200
+
+
+async def test_a_request_names_its_host(tmp_path: Path) -> None:
+    """Of HTTP/1.1; that of 1.0 knew none."""
+    async with serving(tmp_path) as server:
+        for version, status in ((b"1.1", 400), (b"1.0", 200)):
+            client = await Client.of(server)
+            await client.say(b"POST /echo HTTP/%s\r\nContent-Length: 1\r\n\r\na" % version)
+            assert (await client.hear())[0] == status
+
+
 async def test_a_body_over_the_limit_is_told_so_also_to_who_still_sends(tmp_path: Path) -> None:
     """With its length or without; the client gets the answer, not a reset."""
     async with serving(tmp_path) as server:
