@@ -80,7 +80,7 @@ class Checker:
         if message is not None and record.verdict is Verdict.ALLOW:
             if record.kind is Kind.TASK:
                 self._open[(record.by, message.id)] = record.seq
-            elif record.kind is Kind.RESULT:
+            elif record.kind is Kind.RESULT and message.causationsource is None:
                 self._open.pop((record.to, message.causationid or ""), None)
         return record
 

@@ -159,7 +159,7 @@ class State:
     def _happened(self, record: Record, envelope: Envelope, time: int) -> None:
         """What an admitted message changes."""
         match record.kind, record.to:
-            case Kind.RESULT, _:
+            case Kind.RESULT, _ if envelope.causationsource is None:  # else it is of an event
                 self.meters.settle(
                     (record.to, envelope.causationid or ""),
                     record.by,

@@ -59,6 +59,8 @@ class Envelope(
 
     `kind` and `to` say where it goes. Without `kind` it is an event whose destination is `type`.
 
+    `causationid` names what it follows from, with `causationsource` if that is an event, see `key`.
+
     `dataclassification` `personal` is for data about people: `datasubject` says whom, several with
     commas. On its way it is sealed, which `dataenc` says, see `personal`.
     """

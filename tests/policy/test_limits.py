@@ -96,6 +96,14 @@ def test_only_who_was_asked_settles() -> None:
     assert admitted(at, "3") == [True]
 
 
+def test_what_answers_an_event_settles_no_task() -> None:
+    """A task and an event may have the same id; who gives the event up frees nothing."""
+    at = office('@budget("usd:1/1d reserve 1")')
+    pay(at, "1")
+    answer(at, "1", type="tidegate.deadletter", causationsource="/shop")
+    assert admitted(at, "2") == [False]
+
+
 def test_a_sender_may_say_that_it_costs_more_never_less() -> None:
     """`costs` of a task raises what is reserved."""
     at = office('@budget("usd:1/1d reserve 0.5")')

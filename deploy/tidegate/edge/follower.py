@@ -184,7 +184,8 @@ class Follower:
         self.last = seen.stored.seq
         found = seen.glance
         if found.kind is Kind.RESULT and found.verdict is Verdict.ALLOW and self._results:
-            for future in self._results.get((found.to, found.envelope.causationid or ""), ()):
-                if not future.done():
+            message = found.envelope
+            for future in self._results.get((found.to, message.causationid or ""), ()):
+                if message.causationsource is None and not future.done():  # else it is of an event
                     future.set_result(seen)
         self.wake()

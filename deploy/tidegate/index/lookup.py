@@ -106,10 +106,12 @@ class LedgerIndex:
     def answer(self, to: str | Principal, causation: str) -> Row | None:
         """The result of a task, by who asked and the id of the envelope.
 
-        That is what a task is known by, see `Envelope.key`: not by its source.
+        That is what a task is known by, see `Envelope.key`; what names a source too answers an
+        event.
         """
         for row in self._by_key(Key.ANSWER, causation):
-            if (row.causation, row.to, row.verdict) == (causation, str(to), Verdict.ALLOW):
+            found = (row.causation, row.causation_source, row.to, row.verdict)
+            if found == (causation, None, str(to), Verdict.ALLOW):
                 return row
         return None
 

@@ -205,17 +205,19 @@ def test_causes_of_the_same_id_are_told_apart_by_source_and_sender(tmp_path: Pat
     ledger.add("tidegate.coordinator", "work.do", id="a", causationsource="/two", **about)
     ledger.add("tidegate.coordinator", "work.do", id="b", causationsource="/one", **about)
     answer: dict[str, Any] = {"kind": "result", "to": "shop.two", "causationid": "1"}
-    ledger.add("work.agent", "tidegate.result", id="c", **answer)
-    ledger.add("work.agent", "tidegate.deadletter", id="d", causationsource="/two", **answer)
+    ledger.add("work.agent", "tidegate.deadletter", id="c", causationsource="/two", **answer)
+    ledger.add("work.agent", "tidegate.result", id="d", **answer)
     write(tmp_path / "index.db", [Entry(r.seq, encode_record(r)) for r in ledger.records])
     index = LedgerIndex(tmp_path / "index.db")
+    found = index.answer("shop.two", "1")
     rows = [index.row(record.seq) for record in ledger.records]
     causes = [index.cause(row) for row in rows if row]
     caused = [[one.seq for one in index.caused(row)] for row in rows if row]
     index.close()
 
-    assert [cause and cause.seq for cause in causes] == [None, None, None, 2, 1, 3, 2]
-    assert caused == [[5], [4, 7], [6], [], [], [], []]
+    assert [cause and cause.seq for cause in causes] == [None, None, None, 2, 1, 2, 3]
+    assert caused == [[5], [4, 6], [7], [], [], [], []]
+    assert found and found.seq == 7
 
 
 def test_times_never_go_back() -> None:
