@@ -141,8 +141,7 @@ class NatsClient(Client):
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
     ) -> None:
         subscription = self._subs.get(sid)
-        future: Any = subscription and subscription._future  # pyright: ignore[reportPrivateUsage]
-        ear = cast("object", future)
+        ear: object = getattr(subscription, "_future", None)
         if not isinstance(ear, _Ear):
             await super()._process_msg(sid, subject, reply, data, headers)
             return
