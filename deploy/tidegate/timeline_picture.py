@@ -26,9 +26,11 @@ _TOP = 34
 _ROW = 26
 _BAR = 16
 _PADDING = 12
+_HEAD = 12
+"""Above the rows of a lane: where its name has no column of its own, it stands there."""
 _NARROWEST, _WIDEST = 11.0, 84.0
 """Pixels between two records, for no time and for a wait that is cut short."""
-_LEAST_WIDTH = 820.0
+_LEAST_WIDTH = 660.0
 _TICK_EVERY = 104.0
 _NUMBERED = 15.0
 _CHARACTER = 6.3
@@ -52,11 +54,11 @@ class _Lane:
 
     @property
     def height(self) -> float:
-        return self.rows * _ROW + _PADDING
+        return _HEAD + self.rows * _ROW + _PADDING
 
     def y(self, row: int) -> float:
         """The middle of a row."""
-        return self.top + _PADDING / 2 + (row + 0.5) * _ROW
+        return self.top + _HEAD + _PADDING / 2 + (row + 0.5) * _ROW
 
     def place(self, begin: float, end: float) -> int:
         """The first row where a bar fits, by number among all."""
@@ -125,7 +127,7 @@ class Picture:
             *_MARKERS,
             *self._stripes(width),
             *(
-                f'<text class="own" x="4" y="{lane.top + 9:.0f}">{safe(lane.name)}</text>'
+                f'<text class="own" x="4" y="{lane.top + 11:.0f}">{safe(lane.name)}</text>'
                 for lane in self._lanes.values()
             ),
             *self._axis(),

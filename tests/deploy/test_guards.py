@@ -75,7 +75,7 @@ async def watched(
 
 
 async def test_the_probe_tries_and_is_refused(watched: Watched) -> None:
-    """Each round is one record that policy denies; nothing is said, and no alarm is raised."""
+    """Each round is a record, which a new project permits; nothing is said, no alarm is raised."""
     probed: list[Record] = []
 
     async def twice() -> bool:
@@ -85,7 +85,9 @@ async def test_the_probe_tries_and_is_refused(watched: Watched) -> None:
     await until(twice)
     metrics = await watched.metrics()
 
-    assert {(r.by, r.why.reason) for r in probed} == {("tidegate.probe", "not_permitted")}
+    assert {(r.by, r.verdict, r.why.policies) for r in probed} == {
+        ("tidegate.probe", "allow", ("probe-reports",))
+    }
     assert "tidegate_bypass 0.0" in metrics
     assert 'tidegate_probe_attempts_total{attempt="submit-as-other",outcome="refused"}' in metrics
     assert not [line for line in watched.lines if line.startswith("broker ")]

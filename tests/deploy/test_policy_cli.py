@@ -41,8 +41,8 @@ def test_a_new_project_passes(tidegate: Program) -> None:
 
     assert (fmt.status, fmt.out) == (0, "")
     assert check.status == 0
-    assert "7 rules, 8 tests: nothing to find fault with; sha256:" in check.out
-    assert (test.status, test.out, test.err) == (0, "8 passed\n", "")
+    assert "8 rules, 10 tests: nothing to find fault with; sha256:" in check.out
+    assert (test.status, test.out, test.err) == (0, "10 passed\n", "")
 
 
 def test_the_sample_passes(tidegate: Program) -> None:
