@@ -78,7 +78,7 @@ class Lookups:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 await self._keeper.caught_up()
         except TimeoutError:
-            why = self._keeper.trouble or "it is being made"
+            why = self._keeper.trouble or self._keeper.unwritten or "it is being made"
             raise Unavailable(f"the index of the ledger is not there: {why}") from None
         async with self._asking:
             return await asyncio.to_thread(look)

@@ -11,7 +11,8 @@ import contextlib
 import fcntl
 import sqlite3
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -34,6 +35,10 @@ _LOOK_SECONDS = 1.0
 _PAUSE_SECONDS = 0.03
 """What comes within it is taken together: a look costs more than a record."""
 _RETRY_SECONDS = 0.5
+_WRITE_AGAIN_SECONDS = 3.0
+"""After the file did not take something."""
+_FILL_SECONDS = 1.0
+"""How long it writes what listeners have heard of already, before it looks what is new."""
 
 
 class Batch(NamedTuple):
@@ -44,7 +49,8 @@ class Batch(NamedTuple):
 
 
 Listener = Callable[[Batch], None]
-"""Is called in a thread, with the records of the ledger from the first one on, each once, in order.
+"""Is called in a thread, with the records of the ledger, each once, in order; from the first one
+on, or from where it was said to begin.
 """
 
 
@@ -55,7 +61,8 @@ class _Stopped(Exception):
 class IndexKeeper:
     """Keeps the index of one ledger. Use `run`, once; then `close` it.
 
-    Without listeners nothing is read that the index has already.
+    Without listeners nothing is read that the index has already. With them, they come first: where
+    the index lags behind, or cannot be written, they hear of records all the same.
 
     Args:
         access: to the ledger.
@@ -65,7 +72,8 @@ class IndexKeeper:
 
     Attributes:
         seq: of the last record that the listeners have heard of, or that is in the index.
-        trouble: why it does not go on; empty while it does.
+        trouble: why nothing is read; empty while something is.
+        unwritten: why the index is not written; empty while it is, also by another process.
     """
 
     def __init__(
@@ -85,12 +93,18 @@ class IndexKeeper:
         self._stopping = threading.Event()
         self._caught_up = asyncio.Event()
         self._broken: LedgerError | None = None
+        self._write_after = 0.0
         self.seq = 0
         self.trouble = ""
+        self.unwritten = ""
 
     def listen(self, listener: Listener) -> None:
         """Tell somebody of all records too; to be said before `run`."""
         self._listeners.append(listener)
+
+    def begin_after(self, seq: int) -> None:
+        """The listeners know of all records up to this one; to be said before `run`."""
+        self.seq = seq
 
     async def run(self) -> None:
         """Work until cancelled. What does not answer is asked again."""
@@ -151,43 +165,59 @@ class IndexKeeper:
             self._step()
         except _Stopped:
             return False
-        except sqlite3.OperationalError as error:  # the disk is full, a reader is slow
-            why = f"{self._path}: {error}"
-        except sqlite3.DatabaseError as error:
-            why = f"the index is damaged, and made anew: {error}"
-            self._begin_anew()
         except (TidegateError, OSError) as error:
             why = str(error)
         if why and why != self.trouble:
-            _log.warning("cannot keep the index", error=why)
+            _log.warning("cannot follow the ledger", error=why)
         self.trouble = why
-        return not why
+        return not why and not (self.unwritten and not self._listeners)
 
     def _step(self) -> None:
         if self._broken:
             raise self._broken
-        if self._writer is None and self._locked():
-            self._writer = IndexWriter.open(self._path, self._record)
-        if self._writer and not self._writer.is_there():
-            _log.warning("the index was taken away, and is made anew", path=str(self._path))
-            self._begin_anew()
+        if not self.seq:  # to open an index takes long if it is large, so only who knows nothing
+            self._open()  # yet waits for it, and spares it to be read twice
         if self._listeners:
-            if self._writer and self._writer.seq < self.seq:  # who wrote before did not get so far
-                self._read(self._writer.seq + 1, self.seq, tell=False)
-            self._read(self.seq + 1, None, tell=True)
-        elif self._writer:
-            self._read(self._writer.seq + 1, None, tell=False)
+            for batch in self._batches(self.seq + 1, None):
+                if self._writer and self._writer.seq >= self.seq:
+                    self._write(batch)
+                self._tell(batch)
+                self.seq = batch.entries[-1].seq
+        self._open()
+        self._fill()
 
-    def _read(self, first: int, last: int | None, *, tell: bool) -> None:
+    def _open(self) -> None:
+        """See that there is an index to be written, if that is for this process to do."""
+        if time.monotonic() < self._write_after:
+            return
+        with self._minding():
+            if self._writer is None and self._locked():
+                self._writer = IndexWriter.open(self._path, self._record)
+            if self._writer and not self._writer.is_there():
+                _log.warning("the index was taken away, and is made anew", path=str(self._path))
+                self._begin_anew()
+
+    def _fill(self) -> None:
+        """Write what the index does not have, though the listeners have heard of it."""
+        if self._writer is None or time.monotonic() < self._write_after:
+            return
+        if self._listeners and self._writer.seq >= self.seq:
+            self.unwritten = ""
+            return
+        until = time.monotonic() + _FILL_SECONDS
+        last = self.seq if self._listeners else None
+        for batch in self._batches(self._writer.seq + 1, last):
+            if not self._write(batch):
+                return
+            self.seq = max(self.seq, batch.entries[-1].seq)
+            if self._listeners and time.monotonic() > until:
+                return
+
+    def _batches(self, first: int, last: int | None) -> Iterator[Batch]:
         for entries in self._reader.read(first, last):
             if self._stopping.is_set():
                 raise _Stopped
-            batch = Batch(entries, read_all(entries, glance))
-            if self._writer:
-                self._write(self._writer, batch)
-            if tell:
-                self._tell(batch)
-            self.seq = max(self.seq, entries[-1].seq)
+            yield Batch(entries, read_all(entries, glance))
 
     def _tell(self, batch: Batch) -> None:
         """Tell the listeners; nobody hears of anything twice, so after an error of nothing more."""
@@ -198,11 +228,36 @@ class IndexKeeper:
             self._broken = error
             raise
 
-    def _write(self, writer: IndexWriter, batch: Batch) -> None:
-        """Write what the index does not have yet."""
-        new = writer.seq + 1 - batch.entries[0].seq
-        if new < len(batch.entries):
-            writer.add(batch.entries[new:], batch.glances[new:])
+    def _write(self, batch: Batch) -> bool:
+        """Write what the index does not have yet; whether it was taken."""
+        if self._writer is None:
+            return False
+        with self._minding():
+            new = self._writer.seq + 1 - batch.entries[0].seq
+            if new < len(batch.entries):
+                self._writer.add(batch.entries[new:], batch.glances[new:])
+            self.unwritten = ""
+            return True
+        return False
+
+    @contextlib.contextmanager
+    def _minding(self) -> Generator[None]:
+        """Whatever is wrong with the index ends here, and stops nobody who listens."""
+        why = ""
+        try:
+            yield
+        except sqlite3.OperationalError as error:  # the disk is full, a reader is slow
+            why = f"{self._path}: {error}"
+        except sqlite3.DatabaseError as error:
+            why = f"the index is damaged, and made anew: {error}"
+            self._begin_anew()
+        except (Unavailable, OSError) as error:
+            why = str(error)
+        if why:
+            self._write_after = time.monotonic() + _WRITE_AGAIN_SECONDS
+            if why != self.unwritten:
+                _log.warning("cannot keep the index", error=why)
+            self.unwritten = why
 
     def _record(self, seq: int) -> bytes | None:
         """A record of the ledger, or None where it is shorter."""
@@ -227,6 +282,7 @@ class IndexKeeper:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.close()
+                self.unwritten = ""  # whoever has it sees to it
                 return False
             self._lock = file
         return True

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from tidegate_schemas.errors import Unavailable
 from tidegate_schemas.subjects import Kind, Principal, Verdict
 
-from .glance import KINDS, SEGMENT_BITS, VERDICTS, Key, Row, key, row_of
+from .glance import KINDS, PLACES, SEGMENT_BITS, STRIDE_BITS, VERDICTS, Key, Row, key, row_of
 
 ROWS = """
 SELECT r.seq, r.time, s.text, r.kind, d.text, r.verdict, w.text, r.id, o.text, r.correlation,
@@ -22,8 +22,9 @@ FROM records r JOIN names s ON s.id = r.sender JOIN names d ON d.id = r.destinat
     LEFT JOIN names c ON c.id = r.causation_source
 """
 _AMONG = """
-WHERE r.seq IN (SELECT seq FROM keys WHERE segment = ? AND key = ? AND seq >= ? AND seq < ?)
+WHERE r.seq IN (SELECT ? + (key & ?) FROM keys WHERE key BETWEEN ? AND ?)
 """
+_BY_KEY = "JOIN keys k ON r.seq = ? + (k.key & ?) WHERE k.key BETWEEN ? AND ?"
 # With numbers in the text, and as the index says it: SQLite takes a partial index only where it
 # finds its own condition.
 KIND_IS = {kind: f"r.kind = {number} AND ?" for number, kind in enumerate(KINDS)}
@@ -32,6 +33,7 @@ VERDICT_IS = {
     for number, verdict in enumerate(VERDICTS)
 }
 _STRIDE = 25_000
+"""Records that are looked through at once, where it is not known who is among them."""
 _PATIENCE_SECONDS = 0.03
 _BUSY_SECONDS = 5.0
 
@@ -168,12 +170,14 @@ class LedgerIndex:
             limit: at most so many.
         """
         conditions: list[tuple[str, int | str]] = []
+        names: list[int] = []
         for column, use, name in (("sender", "by", wanted.by), ("destination", "to", wanted.to)):
             if name is None:
                 continue
             known = self._all("SELECT id FROM names WHERE use = ? AND text = ?", use, name)
             if not known:
                 return Page([], 1)
+            names.append(known[0][0])
             conditions.append((f"r.{column} = ?", known[0][0]))
         if wanted.kind:
             conditions.append((KIND_IS[wanted.kind], 1))
@@ -189,7 +193,7 @@ class LedgerIndex:
         if wanted.correlation is not None:
             conditions.append(("r.correlation = ?", wanted.correlation))
             return self._among(Key.CORRELATION, wanted.correlation, conditions, first, end, limit)
-        return self._back(conditions, first, end, limit)
+        return self._back(conditions, self._stretches(names, first, end), limit)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -197,24 +201,43 @@ class LedgerIndex:
             self._connection.close()
             self._connection = None
 
+    def _stretches(self, names: list[int], first: int, end: int) -> Iterator[tuple[int, int]]:
+        """Where to look, the last one first; each from a sequence on, and before another."""
+        if not names:
+            for top in range(end, first, -_STRIDE):
+                yield max(first, top - _STRIDE), top
+            return
+        several = "SELECT stride FROM strides WHERE name = ? AND stride BETWEEN ? AND ?"
+        span = first >> STRIDE_BITS, end - 1 >> STRIDE_BITS
+        query = " INTERSECT ".join([several] * len(names))
+        values = [value for name in names for value in (name, *span)]
+        for (stride,) in self._all(f"{query} ORDER BY stride DESC", *values):
+            begin = stride << STRIDE_BITS
+            yield max(first, begin), min(end, begin + (1 << STRIDE_BITS))
+
     def _back(
-        self, conditions: list[tuple[str, int | str]], first: int, end: int, limit: int
+        self,
+        conditions: list[tuple[str, int | str]],
+        stretches: Iterator[tuple[int, int]],
+        limit: int,
     ) -> Page:
-        """Go back from `end` in strides until there are enough, or time is over."""
+        """Go back until there are enough, or time is over."""
         where = " AND ".join(["r.seq >= ? AND r.seq < ?", *(text for text, _ in conditions)])
         values = [value for _, value in conditions]
-        over, stride = time.perf_counter() + _PATIENCE_SECONDS, _STRIDE
+        over = time.perf_counter() + _PATIENCE_SECONDS
         rows: list[Row] = []
-        while end > first and len(rows) < limit and time.perf_counter() < over:
-            begin, rest = max(first, end - stride), limit - len(rows)
-            tail = f"WHERE {where} ORDER BY r.seq DESC LIMIT {rest}"
+        for begin, end in stretches:
+            tail = f"WHERE {where} ORDER BY r.seq DESC LIMIT {limit - len(rows)}"
             rows += self._rows(tail, (begin, end, *values))
-            end = begin
-        return Page(rows, rows[-1].seq if len(rows) == limit else 1 if end <= first else end)
+            if len(rows) == limit:
+                return Page(rows, rows[-1].seq)
+            if time.perf_counter() > over:
+                return Page(rows, begin)
+        return Page(rows, 1)
 
     def _among(
         self,
-        of: bytes,
+        of: int,
         text: str,
         conditions: list[tuple[str, int | str]],
         first: int,
@@ -227,29 +250,33 @@ class LedgerIndex:
         rows: list[Row] = []
         for segment in range(end - 1 >> SEGMENT_BITS, (first >> SEGMENT_BITS) - 1, -1):
             tail = f"{_AMONG} AND {where} ORDER BY r.seq DESC LIMIT {limit}"
-            rows += self._rows(tail, (segment, key(of, text), first, end, *values))
+            base = segment << SEGMENT_BITS
+            least = max(first, base)
+            most = min(end - 1, base | PLACES)
+            span = key(of, text, least), key(of, text, most)
+            rows += self._rows(tail, (base, PLACES, *span, *values))
             if len(rows) >= limit:
                 return Page(rows[:limit], rows[limit - 1].seq)
         return Page(rows, 1)
 
-    def _by_key(self, of: bytes, text: str) -> Iterator[Row]:
+    def _by_key(self, of: int, text: str) -> Iterator[Row]:
         """The records that a key stands for, and perhaps others, in order."""
-        digest = key(of, text)
-        for segment in range((self.seq() >> SEGMENT_BITS) + 1):
-            yield from self._rows(
-                "JOIN keys k ON k.seq = r.seq WHERE k.segment = ? AND k.key = ? ORDER BY k.seq",
-                (segment, digest),
-            )
+        for span in self._spans(of, text):
+            yield from self._rows(f"{_BY_KEY} ORDER BY k.key", span)
 
-    def _first(self, of: bytes, text: str, where: str, *values: object) -> Row | None:
+    def _first(self, of: int, text: str, where: str, *values: object) -> Row | None:
         """The first of them of which something is so; however many there are, one is read."""
-        digest = key(of, text)
-        tail = "JOIN keys k ON k.seq = r.seq WHERE k.segment = ? AND k.key = ?"
-        for segment in range((self.seq() >> SEGMENT_BITS) + 1):
-            wanted = (segment, digest, *values)
-            for row in self._rows(f"{tail} AND {where} ORDER BY k.seq LIMIT 1", wanted):
+        for span in self._spans(of, text):
+            tail = f"{_BY_KEY} AND {where} ORDER BY k.key LIMIT 1"
+            for row in self._rows(tail, (*span, *values)):
                 return row
         return None
+
+    def _spans(self, of: int, text: str) -> Iterator[tuple[int, int, int, int]]:
+        """Values for `_BY_KEY`, segment by segment."""
+        for segment in range((self.seq() >> SEGMENT_BITS) + 1):
+            base = segment << SEGMENT_BITS
+            yield base, PLACES, key(of, text, base), key(of, text, base | PLACES)
 
     def _since(self, moment: int) -> int:
         """Sequence of the first record decided then or later; of the next one if there is none.

@@ -3,7 +3,8 @@
 meta      version; sequence and SHA-256 of the last record that is in it
 names     texts that come again and again, by what they are used for
 records   a row for each record
-keys      64 bits for each id that a record is found by, see `glance.key`
+strides   in which stretches of the ledger a sender or a destination is, see `glance.STRIDE_BITS`
+keys      a number for each id that a record is found by, see `glance.key`
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import contextlib
 import hashlib
 import sqlite3
 from collections.abc import Callable, Generator, Iterable
-from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -22,12 +22,13 @@ from tidegate_bus.frames import Entry
 from tidegate_schemas.errors import LedgerError, Unavailable
 from tidegate_schemas.subjects import Kind
 
-from .glance import KINDS, VERDICTS, Clock, Glance, keys, why
+from .glance import KINDS, STRIDE_BITS, VERDICTS, Clock, Glance, keys, why
 
 VERSION = 2
 """Of the tables. Another number makes every index there is be made again."""
 
 _SCHEMA = f"""
+PRAGMA page_size = 8192;
 CREATE TABLE meta (version INTEGER NOT NULL, seq INTEGER NOT NULL, digest BLOB NOT NULL) STRICT;
 CREATE TABLE names (
     id INTEGER PRIMARY KEY, use TEXT NOT NULL, text TEXT NOT NULL, UNIQUE (use, text)
@@ -38,20 +39,24 @@ CREATE TABLE records (
     source INTEGER, correlation TEXT, causation TEXT, causation_source INTEGER, run TEXT,
     first INTEGER
 ) STRICT;
-CREATE INDEX senders ON records (sender);
-CREATE INDEX destinations ON records (destination);
 CREATE INDEX verdicts ON records (verdict) WHERE verdict != 0;
 CREATE INDEX controls ON records (kind) WHERE kind = {KINDS.index(Kind.CONTROL)};
-CREATE TABLE keys (
-    segment INTEGER NOT NULL, key BLOB NOT NULL, seq INTEGER NOT NULL,
-    PRIMARY KEY (segment, key, seq)
+CREATE TABLE strides (
+    name INTEGER NOT NULL, stride INTEGER NOT NULL, PRIMARY KEY (name, stride)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE keys (key INTEGER PRIMARY KEY) STRICT;
 INSERT INTO meta VALUES ({VERSION}, 0, x'');
 """  # noqa: S608 - numbers of this program
 _KINDS = {kind: number for number, kind in enumerate(KINDS)}
 _VERDICTS = {verdict: number for number, verdict in enumerate(VERDICTS)}
 _CACHE_KIB = 64 * 1024
 _CHECKPOINT_PAGES = 4_000
+_USES = ("by", "to", "why", "source")
+_PASSING = (
+    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY),
+    *(sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM),
+)
+"""Errors that are of the disk or the moment, not of the file."""
 _MOST_NAMES = 50_000
 _BUSY_SECONDS = 5.0
 
@@ -63,7 +68,9 @@ class IndexWriter:
         """Strictly private: use `open`."""
         self._connection = connection
         self._path = path
-        self._names: dict[tuple[str, str], int] = {}
+        self._names: dict[str, dict[str, int]] = {use: {} for use in _USES}
+        self._stride = -1
+        self._present: set[int] = set()
         self.seq = self._number("SELECT seq FROM meta")
         """Of the last record in it."""
         self._clock = Clock(self._number("SELECT coalesce(max(time), 0) FROM records"))
@@ -93,8 +100,9 @@ class IndexWriter:
                 if found._is_of(record):
                     return found
                 found.close()
-            except sqlite3.Error:
-                pass
+            except sqlite3.Error as error:
+                if error.sqlite_errorcode & 0xFF in _PASSING:  # the file may be as good as it was
+                    raise Unavailable(f"{path}: {error}") from error
         return cls.anew(path)
 
     @classmethod
@@ -135,10 +143,11 @@ class IndexWriter:
             raise LedgerError(f"record {entries[0].seq} does not follow {self.seq} in the index")
         last = entries[-1]
         with self._all_or_nothing() as connection:
-            rows = [self._row(glance) for glance in glances]
+            new: list[tuple[int, int]] = []
+            rows = [self._row(glance, new) for glance in glances]
             connection.executemany(_INSERT, rows)
-            found = chain.from_iterable(map(keys, glances))
-            connection.executemany("INSERT OR IGNORE INTO keys VALUES (?, ?, ?)", found)
+            connection.executemany("INSERT OR IGNORE INTO strides VALUES (?, ?)", new)
+            connection.executemany("INSERT OR IGNORE INTO keys VALUES (?)", keys(glances))
             state = (last.seq, _digest(last.payload))
             connection.execute("UPDATE meta SET seq = ?, digest = ?", state)
         self.seq = last.seq
@@ -147,16 +156,26 @@ class IndexWriter:
         """Let go of the file."""
         self._connection.close()
 
-    def _row(self, row: Glance) -> tuple[object, ...]:
-        name, message = self._name, row.envelope
+    def _row(self, row: Glance, new: list[tuple[int, int]]) -> tuple[object, ...]:
+        """A row of `records`; what it adds to `strides` is added to `new`."""
+        message = row.envelope
+        sender, destination = self._name("by", row.by), self._name("to", row.to)
+        stride = row.seq >> STRIDE_BITS
+        if stride != self._stride:
+            self._stride = stride
+            self._present.clear()
+        for name in (sender, destination):
+            if name not in self._present:
+                self._present.add(name)
+                new.append((name, stride))
         return (
             row.seq,
             self._clock.read(row.time),
-            name("by", row.by),
+            sender,
             _KINDS[row.kind],
-            name("to", row.to),
+            destination,
             _VERDICTS[row.verdict],
-            name("why", why(row)),
+            self._name("why", why(row)),
             message.id,
             self._source(message.source),
             message.correlationid,
@@ -170,13 +189,14 @@ class IndexWriter:
         return None if text is None else self._name("source", text)
 
     def _name(self, use: str, text: str) -> int:
-        found = self._names.get((use, text))
+        known = self._names[use]
+        found = known.get(text)
         if found is None:
-            if len(self._names) >= _MOST_NAMES:  # somebody makes up names
-                self._names.clear()
+            if len(known) >= _MOST_NAMES:  # somebody makes up names
+                known.clear()
             self._connection.execute("INSERT OR IGNORE INTO names VALUES (NULL, ?, ?)", (use, text))
             query = "SELECT id FROM names WHERE use = ? AND text = ?"
-            found = self._names[use, text] = self._number(query, use, text)
+            found = known[text] = self._number(query, use, text)
         return found
 
     def _is_of(self, record: Callable[[int], bytes | None]) -> bool:
@@ -193,11 +213,14 @@ class IndexWriter:
         self._connection.execute("BEGIN")
         try:
             yield self._connection
+            self._connection.execute("COMMIT")
         except BaseException:
-            self._names.clear()  # some of them may not be there
-            self._connection.execute("ROLLBACK")
+            for known in self._names.values():  # some of them may not be there
+                known.clear()
+            self._stride = -1
+            if self._connection.in_transaction:  # a full disk may have ended it already
+                self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
 
     def _number(self, query: str, *values: str) -> int:
         (found,) = self._connection.execute(query, values).fetchone()

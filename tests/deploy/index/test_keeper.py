@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+import resource
+from collections.abc import AsyncGenerator, Generator
 from itertools import islice
 from pathlib import Path
 
@@ -123,3 +124,55 @@ async def test_an_index_that_was_taken_away_is_made_again(broker: Broker, tmp_pa
     assert whole(index, 400)
     assert ear.heard == list(range(1, 401))
     index.close()
+
+
+async def test_who_listens_goes_on_while_the_disk_is_full(broker: Broker, tmp_path: Path) -> None:
+    """The index says why it is not written; when there is room again it has everything."""
+    path, ear = tmp_path / "index.db", Ear()
+    index = LedgerIndex(path)
+    await grow(broker, 0, 300)
+    async with keeping(broker, path, ear) as keeper:
+        await keeper.caught_up()
+        with no_room(path.with_name("index.db-wal").stat().st_size):
+            await grow(broker, 300, 900)
+            await until(lambda: len(ear.heard) == 900)
+            await until(lambda: bool(keeper.unwritten))
+            await grow(broker, 900, 1_500)
+            await until(lambda: len(ear.heard) == 1_500)
+            assert (keeper.trouble, index.seq() < 1_500) == ("", True)
+        await until(lambda: index.seq() == 1_500, seconds=20)
+        await until(lambda: not keeper.unwritten)
+
+    assert ear.heard == list(range(1, 1_501))
+    assert whole(index, 1_500)
+    index.close()
+
+
+async def test_an_index_that_cannot_be_opened_is_not_thrown_away(
+    broker: Broker, tmp_path: Path
+) -> None:
+    """Not when there is no room for a moment; who listens hears of everything meanwhile."""
+    path, ear = tmp_path / "index.db", Ear()
+    await grow(broker, 0, 300)
+    async with keeping(broker, path) as keeper:
+        await keeper.caught_up()
+    file = path.stat().st_ino
+    with no_room(16 * 1024):
+        async with keeping(broker, path, ear) as keeper:
+            await keeper.caught_up()
+            assert keeper.unwritten
+    async with keeping(broker, path) as keeper:
+        await keeper.caught_up()
+
+    assert (path.stat().st_ino, ear.heard) == (file, list(range(1, 301)))
+
+
+@contextlib.contextmanager
+def no_room(size: int) -> Generator[None]:
+    """No file of this process can grow above so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

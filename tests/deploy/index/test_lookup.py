@@ -13,7 +13,7 @@ import pytest
 
 from deploy.test_timeline import Ledger
 from tidegate.bench.history import History
-from tidegate.index import Filter, LedgerIndex
+from tidegate.index import Filter, LedgerIndex, lookup, store
 from tidegate.index.glance import Clock, Row, glance
 from tidegate.index.lookup import KIND_IS, ROWS, VERDICT_IS
 from tidegate.index.store import IndexWriter, read_all
@@ -308,9 +308,9 @@ def test_records_that_do_not_follow_are_not_taken(tmp_path: Path) -> None:
 
 
 def test_no_search_reads_the_table_from_one_end_to_the_other(file: Path) -> None:
-    """What is found by id, sender or destination is looked up, not looked for."""
+    """What is found by kind or verdict is looked up, not looked for."""
     connection = sqlite3.connect(file)
-    conditions = ["r.sender = ?", "r.destination = ?", KIND_IS[Kind.CONTROL]]
+    conditions = [KIND_IS[Kind.CONTROL]]
     conditions += [VERDICT_IS[verdict] for verdict in Verdict if verdict is not Verdict.ALLOW]
     for condition in conditions:
         query = f"EXPLAIN QUERY PLAN {ROWS} WHERE r.seq < ? AND {condition} ORDER BY r.seq DESC"
@@ -318,3 +318,22 @@ def test_no_search_reads_the_table_from_one_end_to_the_other(file: Path) -> None
         assert "SEARCH r USING INDEX" in plan, condition
         assert "TEMP B-TREE" not in plan, condition
     connection.close()
+
+
+def test_who_is_seldom_there_is_looked_for_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a search ends and goes on within a stretch; of two names only what both are in."""
+    monkeypatch.setattr(store, "STRIDE_BITS", 5)
+    monkeypatch.setattr(lookup, "STRIDE_BITS", 5)
+    path = tmp_path / "index.db"
+    write(path, ENTRIES, batch=333)
+    index = LedgerIndex(path)
+    for by in {record.by for record in RECORDS}:
+        expected = [record.seq for record in reversed(RECORDS) if record.by == by]
+        assert all_of(index, Filter(by=by)) == expected
+    for by, to in sorted({(record.by, record.to) for record in RECORDS})[::9]:
+        expected = [r.seq for r in reversed(RECORDS) if (r.by, r.to) == (by, to)]
+        assert all_of(index, Filter(by=by, to=to), limit=2) == expected
+    assert index.search(Filter(by="ops.ann", to="ops.ann")) == ([], 1)
+    index.close()
