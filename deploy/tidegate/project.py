@@ -124,6 +124,11 @@ class State:
         return self.folder / "index.db"
 
     @property
+    def memory(self) -> Path:
+        """What the console knew of the ledger when it ended, see `console.memory`."""
+        return self.folder / "console.memory"
+
+    @property
     def evidence(self) -> Path:
         """What proves the ledger, and the keys that sign it."""
         return self.folder / "evidence"

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from heapq import merge
 from itertools import islice
-from typing import Any
+from typing import Any, Self
+
+import msgspec
 
 from tidegate_agents.fold import Fold
 from tidegate_agents.run import Run
+from tidegate_bus.frames import Entry
 from tidegate_policy.replay.past import read_record
 from tidegate_schemas import vocabulary
 from tidegate_schemas.clock import rfc3339
@@ -58,6 +61,18 @@ class Brief:
     sealed: bool
 
 
+class KnownRuns(msgspec.Struct):
+    """What `Runs` know. Of what lasts longer than a run, and of runs that go on, the records."""
+
+    briefs: list[Brief]
+    commands: list[int]
+    open: dict[str, list[int]]
+
+    def records(self) -> set[int]:
+        """Sequences of all of them."""
+        return {*self.commands, *(seq for seqs in self.open.values() for seq in seqs)}
+
+
 class Runs:
     """All runs of a ledger in brief; a listener of `index.IndexKeeper`.
 
@@ -68,8 +83,39 @@ class Runs:
         self._fold = Fold(vocabulary.COORDINATOR, keep_ended=True)
         self._briefs: dict[str, Brief] = {}
         self._commands: list[Record] = []
+        self._open: dict[str, list[int]] = {}
         self.seq = 0
         """Of the last record that it knows of."""
+
+    @classmethod
+    def of(cls, known: KnownRuns, seq: int, entries: Iterable[Entry]) -> Self:
+        """Those that know this, right after the record `seq`.
+
+        Args:
+            known: what they know.
+            seq: of the last record that they know of.
+            entries: the records of `known`, in order.
+
+        Raises:
+            LedgerError: one of them is not of a gateway.
+        """
+        made, commands = cls(), set(known.commands)
+        for entry in entries:
+            record = read_record(*entry)
+            if entry.seq in commands:
+                made._commands.append(record)
+            made._fold.apply(record)
+        for name in made._fold.runs.keys() - known.open.keys():  # begun by the same event
+            del made._fold.runs[name]
+        made._briefs = {brief.id: brief for brief in known.briefs}
+        made._open = known.open
+        made.seq = seq
+        return made
+
+    def known(self) -> KnownRuns:
+        """What they know; to be written before they hear of more."""
+        commands = [record.seq for record in self._commands]
+        return KnownRuns(list(self._briefs.values()), commands, self._open)
 
     def __call__(self, batch: Batch) -> None:
         """Take in the next records."""
@@ -82,8 +128,9 @@ class Runs:
             for changed in self._fold.apply(record):
                 run = self._fold.runs[changed]
                 self._briefs[changed] = brief(run)
+                self._open.setdefault(changed, []).append(row.seq)
                 if run.announced:
-                    del self._fold.runs[changed]
+                    del self._fold.runs[changed], self._open[changed]
         while len(self._briefs) > _MOST:
             del self._briefs[next(iter(self._briefs))]
         self.seq = batch.entries[-1].seq

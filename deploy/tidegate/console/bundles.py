@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
+from typing import Self
 
 from tidegate.index import Batch
+from tidegate_bus.frames import Entry
 from tidegate_policy.bundle import Bundle
 from tidegate_policy.replay.shelf import Shelf
 from tidegate_schemas.subjects import Kind, Verdict
@@ -21,6 +24,22 @@ class Bundles:
         self._shelf = Shelf.of(())
         self._until = 0
         self._parsed = lru_cache(_READY)(self._parse)
+
+    @classmethod
+    def of(cls, changes: Iterable[Entry]) -> Self:
+        """One that has heard of these records.
+
+        Raises:
+            LedgerError: one of them is not of a gateway.
+        """
+        made = cls()
+        made._changes = [(entry.seq, entry.payload) for entry in changes]
+        _ = made.shelf
+        return made
+
+    def seqs(self) -> tuple[int, ...]:
+        """Sequences of the records that it must have heard of."""
+        return tuple(seq for seq, _ in self._changes)
 
     def __call__(self, batch: Batch) -> None:
         """Take in the next records."""

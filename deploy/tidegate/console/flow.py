@@ -10,6 +10,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import msgspec
 
@@ -86,12 +87,27 @@ class Sample:
     asked: int
 
 
+class KnownFlow(msgspec.Struct):
+    """All that a `Flow` knows. Counts of a second are its verdicts, and its classes of latency."""
+
+    seq: int
+    submitted: int
+    latest: int
+    totals: dict[Verdict, int]
+    seconds: dict[int, tuple[dict[Verdict, int], dict[int, int]]]
+    newest: list[Line]
+    held: dict[int, bool]
+    seen: dict[str, tuple[int, int]]
+
+
 class _Second:
     __slots__ = ("counts", "waits")
 
-    def __init__(self) -> None:
-        self.counts = Counter[Verdict]()
-        self.waits = Counter[int]()
+    def __init__(
+        self, counts: Mapping[Verdict, int] | None = None, waits: Mapping[int, int] | None = None
+    ) -> None:
+        self.counts = Counter[Verdict](counts or {})
+        self.waits = Counter[int](waits or {})
 
 
 class Flow:
@@ -112,6 +128,33 @@ class Flow:
         self._newest: deque[Line] = deque(maxlen=NEWEST)
         self._held: dict[int, bool] = {}
         self._asked = 0
+
+    @classmethod
+    def of(cls, known: KnownFlow) -> Self:
+        """One that knows this."""
+        made = cls()
+        made.seq, made._submitted, made._latest = known.seq, known.submitted, known.latest
+        made._totals.update(known.totals)
+        made._seconds = {at: _Second(*counts) for at, counts in known.seconds.items()}
+        made._newest.extend(known.newest)
+        made._held = known.held
+        made._asked = sum(known.held.values())
+        made.seen = known.seen
+        return made
+
+    def known(self) -> KnownFlow:
+        """All that it knows; to be written before it hears of more."""
+        seconds = {at: (dict(s.counts), dict(s.waits)) for at, s in self._seconds.items()}
+        return KnownFlow(
+            self.seq,
+            self._submitted,
+            self._latest,
+            dict(self._totals),
+            seconds,
+            list(self._newest),
+            self._held,
+            self.seen,
+        )
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Take in the next records.

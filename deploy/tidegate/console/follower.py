@@ -8,13 +8,13 @@ import threading
 import time
 from dataclasses import dataclass
 
-from tidegate.index import Batch, IndexKeeper
+from tidegate.index import Batch, IndexKeeper, LedgerIndex
 from tidegate.processes import running
 from tidegate.project import State
 from tidegate.vitals import Vital, ask
 from tidegate_bus.connection import Connection
 from tidegate_schemas import subjects
-from tidegate_schemas.errors import TidegateError
+from tidegate_schemas.errors import TidegateError, Unavailable
 
 from .flow import Flow
 
@@ -44,7 +44,9 @@ class Follower:
     """Follows the ledger of a stack.
 
     Args:
-        keeper: tells of every record.
+        keeper: of the index; tells of every record, also to this.
+        flow: the figures so far.
+        index: that pages search in.
         connection: on which to look at the ingress.
         state: where processes write down that they are there.
 
@@ -53,19 +55,29 @@ class Follower:
         looked: notified with each look.
         processes: those that run.
         backlog: submissions without a record; None while that cannot be told.
+        behind: why what was recorded last is not found by searches; empty while it is.
     """
 
-    def __init__(self, keeper: IndexKeeper, connection: Connection, state: State) -> None:
-        self.sample = Flow().sample(time.time_ns())
+    def __init__(
+        self,
+        keeper: IndexKeeper,
+        flow: Flow,
+        index: LedgerIndex,
+        connection: Connection,
+        state: State,
+    ) -> None:
+        self.sample = flow.sample(time.time_ns())
         self.looked = asyncio.Condition()
         self.processes: tuple[Process, ...] = ()
         self.backlog: int | None = None
-        self._flow = Flow()
+        self.behind = ""
+        self._flow = flow
+        self._index = index
+        self._heard = 0
         self._measuring = threading.Lock()
         self._keeper = keeper
         self._connection = connection
         self._state = state
-        keeper.listen(self._take)
 
     @property
     def trouble(self) -> str:
@@ -103,7 +115,7 @@ class Follower:
                     self.looked.notify_all()
             await asyncio.sleep(_STEP_SECONDS)
 
-    def _take(self, batch: Batch) -> None:
+    def __call__(self, batch: Batch) -> None:
         """All that is new. In a thread: others see what it left behind, never the fold at work."""
         with self._measuring:
             self._flow.add(batch.entries)
@@ -124,7 +136,21 @@ class Follower:
             if time.monotonic() >= due:
                 due = time.monotonic() + _HEALTH_SECONDS
                 self.processes = await asyncio.to_thread(_processes, self._state)
+                self.behind = self._behind()
             await asyncio.sleep(_STEP_SECONDS * 2)
+
+    def _behind(self) -> str:
+        """What the index lacks of what was there at the look before: it has had the time."""
+        heard, self._heard = self._heard, self._keeper.seq
+        try:
+            missing = heard - self._index.seq()
+        except Unavailable as error:
+            return f"the index cannot be read: {error}"
+        if missing <= 0:
+            return ""
+        records = "record is" if missing == 1 else "records are"
+        why = f"; it cannot be written: {self._keeper.unwritten}" if self._keeper.unwritten else ""
+        return f"{missing:,} {records} not in the index yet{why}"
 
 
 def _processes(state: State) -> tuple[Process, ...]:

@@ -34,6 +34,7 @@ from tidegate_schemas.vocabulary import CONSOLE
 
 from .bundles import Bundles
 from .follower import Follower
+from .memory import Memory, recall
 from .outcome import Outcome, of_error, of_receipt
 from .session import Session, Sessions, session_of
 from .trials import Trials
@@ -167,9 +168,13 @@ class Here:
             keeper = IndexKeeper(read, own, state.index)
             stack.callback(self.index.close)
             stack.callback(keeper.close)
-            keeper.listen(self.runs)
-            keeper.listen(self.bundles)
-            self._follower = Follower(keeper, registrar, state)  # the last to hear of a record
+            known = await asyncio.to_thread(recall, state.memory, read)
+            self.runs, self.bundles = known.runs, known.bundles
+            self._follower = Follower(keeper, known.flow, self.index, registrar, state)
+            memory = Memory(state.memory, known, (self.runs, self.bundles, self._follower))
+            stack.callback(memory.save)
+            keeper.begin_after(known.seq)
+            keeper.listen(memory)
             self._tasks = [asyncio.create_task(work.run()) for work in (keeper, self._follower)]
             for task in self._tasks:
                 stack.push_async_callback(end, task)

@@ -66,7 +66,7 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
         values: for the template. It has besides: `session` (None where nobody is logged in),
             `project`, `places`, `here` (path of the place that is shown), `told` (what came of
             actions; they are shown once), `now` (ns since 1970), `asked` (messages that wait for
-            an approval).
+            an approval), `behind` (why searches do not find the newest records; empty if they do).
     """
     session = request.state.session
     told: list[Outcome] = []
@@ -86,6 +86,7 @@ def fill(request: Request, template: str, **values: Any) -> str:
             session=request.state.session,
             project=request.state.console.name,
             asked=request.state.console.follower.sample.asked,
+            behind=request.state.console.follower.behind,
             places=PLACES,
             here=here,
             now=time.time_ns(),

@@ -18,6 +18,7 @@ from tidegate.timeline_page import LEGEND
 from tidegate.timeline_picture import MOST, Picture, printable
 from tidegate_agents.run import Run, Unit
 from tidegate_schemas import vocabulary
+from tidegate_schemas.errors import Unavailable
 from tidegate_schemas.record import Record
 
 from .blueprint_picture import looks, picture
@@ -126,7 +127,7 @@ async def _runs(request: Request) -> Response:
         counts=here.runs.counts(),
         states=STATES,
         blueprints=here.runs.blueprints(),
-        behind=not here.follower.caught_up,
+        reading=not here.follower.caught_up,
     )
 
 
@@ -191,7 +192,7 @@ async def reached(here: Here, seq: int) -> None:
         async with asyncio.timeout(_REACH_SECONDS):
             while min(here.runs.seq, here.index.seq()) < seq:  # noqa: ASYNC110 - of other threads
                 await asyncio.sleep(_LOOK_SECONDS)
-    except TimeoutError:
+    except (TimeoutError, Unavailable):
         pass
 
 

@@ -94,6 +94,7 @@ class IndexKeeper:
         self._caught_up = asyncio.Event()
         self._broken: LedgerError | None = None
         self._write_after = 0.0
+        self._filling = False
         self.seq = 0
         self.trouble = ""
         self.unwritten = ""
@@ -122,6 +123,8 @@ class IndexKeeper:
                     await asyncio.sleep(self._pause)
                 else:
                     await asyncio.sleep(_RETRY_SECONDS)
+                if self._filling:
+                    continue
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_SECONDS):
                         await grew.wait()
@@ -199,6 +202,7 @@ class IndexKeeper:
 
     def _fill(self) -> None:
         """Write what the index does not have, though the listeners have heard of it."""
+        self._filling = False
         if self._writer is None or time.monotonic() < self._write_after:
             return
         if self._listeners and self._writer.seq >= self.seq:
@@ -211,6 +215,7 @@ class IndexKeeper:
                 return
             self.seq = max(self.seq, batch.entries[-1].seq)
             if self._listeners and time.monotonic() > until:
+                self._filling = True
                 return
 
     def _batches(self, first: int, last: int | None) -> Iterator[Batch]:

@@ -17,7 +17,8 @@ from tidegate.tokens import Tokens
 from tidegate_schemas.identity import Role
 from tidegate_schemas.subjects import Principal
 
-CONTEXT = SimpleNamespace(name="hello", follower=SimpleNamespace(sample=SimpleNamespace(asked=0)))
+FOLLOWER = SimpleNamespace(sample=SimpleNamespace(asked=0), behind="")
+CONTEXT = SimpleNamespace(name="hello", follower=FOLLOWER)
 
 
 def served(folder: Path, *, names: tuple[str, ...] = (), secure: bool = False) -> httpx.AsyncClient:
