@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from tidegate.policies import demands, history, put_in_force
-from tidegate_policy.bundle import load_bundle
+from tidegate_policy.bundle import Bundle, Rule, load_bundle
 from tidegate_policy.replay import Outcome as Change
 from tidegate_schemas.errors import InvalidInput, InvalidPolicy
 
@@ -20,6 +20,7 @@ from .outcome import Outcome
 from .pages import is_part, render
 from .session import session_of
 from .trials import Trial
+from .words import short
 
 _MAX_REASON = 500
 _GROUPS = 25
@@ -98,16 +99,57 @@ async def _trial(request: Request) -> Response:
     )
 
 
+async def _confirm(request: Request) -> Response:
+    """What activating the bundle of a what-if would change, and the form that does it."""
+    trial, bundles = _found(request), console_of(request).bundles
+    known = bundles.shelf
+    if trial.found is None or trial.bundle.digest == known.active:
+        return RedirectResponse(f"/policies/what-if/{trial.id}", 303)
+    return render(
+        request,
+        "policies/confirm.html",
+        trial=trial,
+        known=known,
+        stale=trial.found.before != known.active,
+        changes=rule_changes(bundles.bundle(known.active), trial.bundle),
+        shown=_CHANGES,
+        spans=dict(_SPANS),
+    )
+
+
+def rule_changes(before: Bundle, after: Bundle) -> list[tuple[str, list[str]]]:
+    """Ids of the rules that are new, that are not any more, and that say something else."""
+    old, new = before.rules, after.rules
+    both = [id for id in new if id in old]
+    return [
+        ("New", [id for id in new if id not in old]),
+        ("Gone", [id for id in old if id not in new]),
+        ("Changed", [id for id in both if _says(old[id]) != _says(new[id])]),
+    ]
+
+
+def _says(rule: Rule) -> tuple[object, ...]:
+    """What a rule says, wherever it stands."""
+    return rule.effect, rule.annotations, rule.policy
+
+
 async def _activate(request: Request) -> Response:
-    """Put the bundle of a what-if in force, with its report."""
-    trial, session = _found(request), session_of(request)
+    """Put the bundle of a what-if in force, with its report, by somebody who saw what changes."""
+    trial, session, form = _found(request), session_of(request), request.state.form
     known = console_of(request).bundles.shelf
-    title = f"Activate policies {trial.bundle.digest.removeprefix('sha256:')[:12]}"
+    title = f"Activate policies {short(trial.bundle.digest)}"
     found = trial.found
     if found is None or trial.bundle.digest == known.active:
         told = Outcome(title, "", 0, "They are in force already, or the what-if is not done.")
         return tell(session, told, "/policies")
-    reason = request.state.form.get("reason", "").strip()[:_MAX_REASON]
+    if (form.get("before"), form.get("after")) != (found.before, found.after):
+        told = Outcome(title, "", 0, "It was not confirmed.", "Look at what changes, and confirm it.")
+        return tell(session, told, f"/policies/what-if/{trial.id}/confirm")
+    if found.before != known.active:
+        says = "Other policies came into force since this what-if was made."
+        told = Outcome(title, "", 0, says, "Do it again, so that you know what changes.")
+        return tell(session, told, "/policies")
+    reason = form.get("reason", "").strip()[:_MAX_REASON]
     outcome = await perform(
         request,
         title,
@@ -128,5 +170,6 @@ routes = [
     Route("/policies/bundles/{digest}", _bundle),
     Route("/policies/what-if", _try, methods=["POST"]),
     Route("/policies/what-if/{id}", _trial),
+    Route("/policies/what-if/{id}/confirm", _confirm),
     Route("/policies/what-if/{id}", _activate, methods=["POST"]),
 ]

@@ -365,9 +365,12 @@ async def test_what_if_shows_what_another_bundle_would_have_said(here: Ground) -
 
             await until(done)
             report = text_of(await ann.get(there))
-            verdict, words = await ann.act(there, there, reason="greetings are many")
+            confirm = text_of(await ann.get(f"{there}/confirm"))
+            hasty = await ann.act(f"{there}/confirm", there, reason="no look before")
+            digest, before = load_bundle(here.project.policy).digest, active_in(in_force)
+            seen = {"before": before, "after": digest, "reason": "greetings are many"}
+            verdict, words = await ann.act(f"{there}/confirm", there, **seen)
             made = await record(here, number(words))
-            digest = load_bundle(here.project.policy).digest
             policy.write_text("permit (")
             broken = text_of(await ann.get("/policies"))
         finally:
@@ -377,12 +380,23 @@ async def test_what_if_shows_what_another_bundle_would_have_said(here: Ground) -
         assert "the same" in text_of(in_force)
         assert "another bundle" in changed
         assert re.search(r"newly denied outside\.website event\.greeting\.requested", report)
+        assert f"In force now {before} Afterwards {digest}" in confirm
+        assert "New no rule Gone no rule Changed website-requests-greetings" in confirm
+        assert re.search(r"newly denied [1-9]", confirm)
+        assert (hasty[0], "not confirmed" in hasty[1]) == ("unknown", True)
         assert (verdict, made.by, made.to) == ("allow", str(ANN), POLICY_ACTIVATE)
         message = made.message()
         assert message
         assert message.payload()["bundle"] == digest
         assert message.payload()["report"]["newly_denied"] > 0
         assert "does not load" in broken
+
+
+def active_in(page: str) -> str:
+    """Digest of the policies in force, of the page of policies."""
+    found = re.search(r"/policies/bundles/(sha256:\w+)", page)
+    assert found
+    return found[1]
 
 
 async def test_headers_without_end_are_cut_off(here: Ground) -> None:
