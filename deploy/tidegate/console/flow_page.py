@@ -75,6 +75,8 @@ async def _page(request: Request) -> Response:
 
 async def _live(request: Request) -> Response:
     session, here = session_of(request), console_of(request)
+    if request.method == "HEAD":  # an answer that never ends would keep its connection
+        return Response(media_type="text/event-stream")
     return StreamingResponse(
         _events(request, session, here),
         media_type="text/event-stream",

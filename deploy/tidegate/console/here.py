@@ -40,6 +40,7 @@ from .session import Session, Sessions, session_of
 from .trials import Trials
 
 _SECONDS = 15.0
+_MOST_TOLD = 20
 
 
 class Here:
@@ -243,5 +244,5 @@ async def perform(
 
 def tell(session: Session, outcome: Outcome, there: str) -> RedirectResponse:
     """Go on to a page, which shows what came of an action."""
-    session.told.append(outcome)
+    session.told = [*session.told, outcome][-_MOST_TOLD:]  # not every program looks at pages
     return RedirectResponse(there, 303)

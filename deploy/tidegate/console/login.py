@@ -18,6 +18,7 @@ from .session import Attempts, NotLetIn, session_of
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tidegate.console")
 
 _MAX_TOKEN = 200
+_LEAST_SECRET = 40
 
 
 async def _page(request: Request) -> Response:
@@ -29,9 +30,11 @@ async def _page(request: Request) -> Response:
 def _form(
     request: Request, wanted: str, problem: str = "", status: int = 200, wait: int = 0
 ) -> Response:
-    secret = secrets.token_urlsafe(32)
-    page = render(request, "login.html", status, wanted=wanted, problem=problem, csrf=secret)
     guard: Guard = request.state.guard
+    secret = guard.prepared(request)  # of another tab, whose form is to be good too
+    if len(secret) < _LEAST_SECRET:
+        secret = secrets.token_urlsafe(32)
+    page = render(request, "login.html", status, wanted=wanted, problem=problem, csrf=secret)
     guard.prepare(request, page, secret)
     if wait:
         page.headers["Retry-After"] = str(wait)

@@ -143,7 +143,9 @@ async def _activate(request: Request) -> Response:
         told = Outcome(title, "", 0, "They are in force already, or the what-if is not done.")
         return tell(session, told, "/policies")
     if (form.get("before"), form.get("after")) != (found.before, found.after):
-        told = Outcome(title, "", 0, "It was not confirmed.", "Look at what changes, and confirm it.")
+        told = Outcome(
+            title, "", 0, "It was not confirmed.", "Look at what changes, and confirm it."
+        )
         return tell(session, told, f"/policies/what-if/{trial.id}/confirm")
     if found.before != known.active:
         says = "Other policies came into force since this what-if was made."

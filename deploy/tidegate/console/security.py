@@ -123,6 +123,10 @@ class Guard:
         """Give a browser that is not logged in a secret for the form of the login."""
         self._set(response, f"{request.state.cookie}_login", secret)
 
+    def prepared(self, request: Request) -> str:
+        """The secret that it has been given; empty without."""
+        return request.cookies.get(f"{request.state.cookie}_login", "")
+
     def _cookie(self, scope: Scope) -> str:
         """Name of the cookie of a session.
 
@@ -183,10 +187,10 @@ class Guard:
             return error_page(request, 400, "Not a form", "It could not be read.")
         if not public and request.state.session is None:
             return self._to_login(request)
+        if public and request.state.session:  # another tab has logged in meanwhile
+            return RedirectResponse(own_path(request.state.form.get("next", "/")), 303)
         session: Session | None = None if public else request.state.session
-        wanted = (
-            session.csrf if session else request.cookies.get(f"{request.state.cookie}_login", "")
-        )
+        wanted = session.csrf if session else self.prepared(request)
         given = request.headers.get("x-csrf-token") or request.state.form.get("csrf", "")
         if not wanted or not same(given, wanted):
             return error_page(

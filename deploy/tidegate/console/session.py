@@ -23,8 +23,12 @@ from .outcome import Outcome
 _SECOND = 1_000_000_000
 IDLE = 30 * 60 * _SECOND
 LONGEST = 12 * 3600 * _SECOND
+BACK = 60 * _SECOND
+"""So far a clock may be set back. A session that was used later than that would last too long."""
 _MOST = 1_000
 """Sessions at once; the one that was not used for longest goes first."""
+_MOST_OF_ONE = 50
+"""Of one person, so that nobody logs everybody else out by logging in."""
 
 TRIES = 10
 TRIES_WITHIN = 60 * _SECOND
@@ -104,6 +108,9 @@ class Sessions:
             now,
             _end(token),
         )
+        own = [s for s in self._sessions.values() if s.principal == principal]
+        if len(own) >= _MOST_OF_ONE:
+            self.close(min(own, key=lambda s: s.used))
         while len(self._sessions) >= _MOST:
             self.close(min(self._sessions.values(), key=lambda s: s.used))
         self._sessions[session.key] = session
@@ -129,8 +136,8 @@ class Sessions:
         """
         return (
             session.key in self._sessions
-            and now - session.used < IDLE
-            and now - session.began < LONGEST
+            and -BACK <= now - session.used < IDLE
+            and -BACK <= now - session.began < LONGEST
             and (session.ends is None or now < session.ends)
             and any(token.id == session.token for token in self._tokens.read())
             and self._role_of(session.principal, now) is Role.OPERATOR
@@ -165,7 +172,7 @@ class Attempts:
 
     def wait(self, address: str, now: int) -> int:
         """After how many seconds an address may try again; 0 if it may now."""
-        recent = [time for time in self._failed.get(address, ()) if now - time < TRIES_WITHIN]
+        recent = [t for t in self._failed.get(address, ()) if 0 <= now - t < TRIES_WITHIN]
         if len(recent) < TRIES:
             return 0
         return -(-(recent[-TRIES] + TRIES_WITHIN - now) // _SECOND)

@@ -17,10 +17,10 @@ import pytest_asyncio
 from support import until
 from support.processes import alive
 from tidegate.processes import running
-from tidegate_policy.bundle import load_bundle
+from tidegate_policy.bundle import Bundle, load_bundle
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import Denied
-from tidegate_schemas.governance import Order
+from tidegate_schemas.governance import Order, Proposal
 from tidegate_schemas.record import Record
 from tidegate_schemas.vocabulary import CONTROL_PAUSE, CONTROL_RESUME, POLICY_ACTIVATE
 
@@ -103,6 +103,57 @@ async def test_a_page_asks_for_nothing_outside_and_has_nothing_inline(here: Grou
                 answer = await visitor.http.get(file)
                 assert answer.status_code == 200, file
                 assert "immutable" in answer.headers["cache-control"]
+
+
+async def test_two_tabs_can_log_in(here: Ground) -> None:
+    """The form of the first is good after the second was opened; once in, both go on."""
+    async with here.visitor() as visitor:
+        form = {"csrf": csrf_of(await visitor.get("/login")), "token": here.token(ANN)[1]}
+        other = {"csrf": csrf_of(await visitor.get("/login")), "token": form["token"]}
+        first = await visitor.http.post("/login", data=form)
+        second = await visitor.http.post("/login", data=other | {"next": "/ledger"})
+
+        assert (first.status_code, first.headers["location"]) == (303, "/")
+        assert (second.status_code, second.headers["location"]) == (303, "/ledger")
+        assert "set-cookie" not in second.headers
+
+
+def csrf_of(page: str) -> str:
+    """The secret of the form of a page."""
+    found = re.search(r'name="csrf" value="([^"]+)"', page)
+    assert found
+    return found[1]
+
+
+async def test_to_ask_for_the_head_of_the_live_view_ends(here: Ground) -> None:
+    """The same connection answers the next request."""
+    async with here.visitor(ANN) as visitor:
+        head = await visitor.http.head("/live", timeout=5)
+        page = await visitor.http.get("/", timeout=5)
+
+        assert head.headers["content-type"].startswith("text/event-stream")
+        assert page.status_code == 200
+
+
+async def test_the_text_of_policies_cannot_look_like_another(here: Ground) -> None:
+    """What reorders or hides text is shown by its number: people agree to what they read here."""
+    text = '@id("a") permit (principal, action, resource)\n// \u202e }; yfed\n\twhen { false };\n'
+    bundle = Bundle.of_files({"main.cedar": text})
+    async with await here.running.bus(str(ANN)) as ann:
+        files = Proposal(dict(bundle.files))
+        await ann.publish(Envelope.new("proposed", files, kind="control", to="policy.propose"))
+    async with here.visitor(ANN) as visitor:
+
+        async def shown() -> bool:
+            answer = await visitor.http.get(f"/policies/bundles/{bundle.digest}")
+            return answer.status_code == 200
+
+        await until(shown)
+        page = await visitor.get(f"/policies/bundles/{bundle.digest}")
+
+    assert "// \\x202e }; yfed" in page
+    assert "\u202e" not in page
+    assert "    when { false };" in page
 
 
 async def test_only_operators_log_in(here: Ground) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from tidegate.console.security import own_path
 from tidegate.console.session import (
+    BACK,
     IDLE,
     LONGEST,
     TRIES,
@@ -98,6 +99,29 @@ def test_a_session_ends_with_its_token(door: Door) -> None:
     assert short.key not in repr(short)
 
 
+def test_a_clock_that_is_set_back_prolongs_no_session(door: Door) -> None:
+    """More than by a minute, nobody can tell for how long it was not used; it ends."""
+    _, session = door.opened()
+
+    assert door.sessions.alive(session, NOW - BACK)
+    assert door.sessions.find(session.key, NOW - BACK - 1) is None
+    assert len(door.sessions) == 0
+
+
+def test_who_logs_in_again_and_again_logs_nobody_else_out(door: Door) -> None:
+    """Of many sessions of one person the oldest ends."""
+    bob = Principal("ops", "bob")
+    door.roles[bob] = Role.OPERATOR
+    _, first = door.opened()
+    _, text = door.tokens.add(bob, now=NOW)
+    others = [door.sessions.open(text, NOW + n) for n in range(1_100)]
+    now = NOW + 1_100
+
+    assert door.sessions.alive(first, now)
+    assert [door.sessions.alive(other, now) for other in others].count(True) == 50
+    assert door.sessions.alive(others[-1], now)
+
+
 def test_secrets_are_new_for_each_session(door: Door) -> None:
     """Also of the same person and token; closing one leaves the others."""
     _, text = door.tokens.add(ANN, now=NOW)
@@ -122,6 +146,16 @@ def test_attempts_are_counted_within_a_minute() -> None:
     assert attempts.wait("a", late) == TRIES_WITHIN // SECOND - TRIES
     assert attempts.wait("b", late) == 0
     assert attempts.wait("a", NOW + TRIES_WITHIN) == 0
+
+
+def test_a_clock_that_is_set_back_locks_nobody_out() -> None:
+    """Attempts of the time to come do not count."""
+    attempts = Attempts()
+    for _ in range(TRIES):
+        attempts.failed("127.0.0.1", NOW)
+
+    assert attempts.wait("127.0.0.1", NOW) > 0
+    assert attempts.wait("127.0.0.1", NOW - 3600 * SECOND) == 0
 
 
 @pytest.mark.parametrize(
