@@ -95,6 +95,7 @@ class IndexKeeper:
         self._broken: LedgerError | None = None
         self._write_after = 0.0
         self._filling = False
+        self._told = False
         self.seq = 0
         self.trouble = ""
         self.unwritten = ""
@@ -143,8 +144,8 @@ class IndexKeeper:
 
     @property
     def ready(self) -> bool:
-        """Whether it has once seen the end of the ledger."""
-        return self._caught_up.is_set()
+        """Whether it has once seen the end of the ledger, and told the listeners of it."""
+        return self._told or self._caught_up.is_set()
 
     async def caught_up(self) -> None:
         """Wait until it has once seen the end of the ledger."""
@@ -186,6 +187,7 @@ class IndexKeeper:
                     self._write(batch)
                 self._tell(batch)
                 self.seq = batch.entries[-1].seq
+            self._told = True
         self._open()
         self._fill()
 
