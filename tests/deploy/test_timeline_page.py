@@ -136,6 +136,19 @@ def test_work_at_the_same_time_is_not_drawn_over_each_other() -> None:
     assert all(width > 0 for _, width, _ in places)
 
 
+def test_the_name_of_a_lane_stands_above_its_marks_and_their_numbers() -> None:
+    """On a narrow page it stands in the picture itself, where the first mark may be."""
+    story = Story()
+    story.ask("one", story.add("event", "o.o", "began"))
+    drawing = Picture(story.lines).drawing
+    names = [int(y) for y in re.findall(r'class="own" x="4" y="(\d+)"', drawing)]
+    numbers = [float(y) for y in re.findall(r'<text [^>]*y="([\d.]+)">\d+</text>', drawing)]
+
+    assert (len(names), len(numbers)) == (3, 3)
+    for number in numbers:
+        assert min(number - name for name in names if name < number) >= 9
+
+
 def test_time_runs_from_left_to_right_and_waits_are_cut() -> None:
     """Marks never coincide, also at the same moment; a day does not make the picture wider."""
     story = Story()

@@ -91,7 +91,7 @@ async def _error(request: Request, error: Exception) -> Response:
     if isinstance(error, InvalidInput):
         return error_page(request, 400, "That cannot be done", str(error))
     if isinstance(error, Unavailable):
-        return error_page(request, 503, "The bus does not answer", f"{error}. Try again.")
+        return error_page(request, 503, "Not available now", f"{error}. Try again.")
     _log.error("a page failed", path=request.url.path, error=str(error))
     return error_page(request, 500, "Something is wrong with what was read", str(error))
 

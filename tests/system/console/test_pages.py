@@ -389,6 +389,24 @@ async def test_pages_have_no_barriers(shop: Shop, axe_source: str) -> None:
         await person.context.close()
 
 
+async def test_on_a_phone_what_belongs_together_stands_together(shop: Shop) -> None:
+    """A record's number is above its verdict, at the right; a tab of runs is one line."""
+    await shop.order("bolt", amount=1, correlationid="order-90")
+    person = await shop.operator()
+    page = person.page
+    await page.set_viewport_size({"width": 390, "height": 844})
+    await person.go("/")
+    row = page.locator("#newest tbody tr").first
+    right = [await row.locator(f"td:nth-child({n}) > *").bounding_box() for n in (1, 3)]
+    assert right[0] and right[1]
+    assert abs(right[0]["x"] + right[0]["width"] - right[1]["x"] - right[1]["width"]) <= 1
+    await person.go("/runs")
+    heights = [await tab.bounding_box() for tab in await page.locator(".tabs a").all()]
+    assert {box and box["height"] < 40 for box in heights} == {True}
+    assert await person.overflow() == 0
+    await person.context.close()
+
+
 async def test_pages_are_of_the_person_who_is_logged_in(shop: Shop) -> None:
     """Without a session every page leads to the login, and comes back to where one wanted to go."""
     person = await visit(shop.browser, shop.url)
