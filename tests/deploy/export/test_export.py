@@ -379,7 +379,9 @@ sys.exit(main())
 
 
 INTERRUPT = "signal.raise_signal(signal.SIGINT)"
-FILL = "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
+FILL = (  # bytecode that is cut short too would stand in the way of the next one
+    "sys.dont_write_bytecode = True; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
+)
 
 
 @pytest.mark.parametrize(
