@@ -470,6 +470,7 @@ def _answer(manifest: Manifest, work: _Work, type: str, data: Any) -> Envelope:
             correlationid=envelope.correlationid or envelope.id,
             causationid=envelope.id,
             causationsource=_source(envelope),
+            answers=str(record.seq),
             runid=envelope.runid,
             stepid=envelope.stepid,
             attempt=envelope.attempt,

@@ -107,6 +107,16 @@ class BulkReader:
         if filter is None and last is not None and position <= last:
             raise LedgerGap(self._stream, position, position - 1)
 
+    def one(self, seq: int) -> bytes:
+        """A record that is there already.
+
+        Raises:
+            LedgerGap: it is not.
+            NotConnected, Unavailable: see `read`.
+        """
+        (entry,) = next(self.read(seq, seq))
+        return entry.payload
+
     def last(self) -> int:
         """Sequence of the newest record; 0 where there is none.
 

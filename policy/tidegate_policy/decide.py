@@ -22,6 +22,7 @@ from tidegate_schemas.governance import Target
 from tidegate_schemas.record import VERSION, Ingress, Reason, Receipt, Record, Why
 from tidegate_schemas.subjects import NOWHERE, Kind, Principal, Verdict
 
+from .asked import unasked
 from .bundle import Answer, Question
 from .commands import FOLLOWED, check_command
 from .controls import Level
@@ -97,6 +98,9 @@ def decide(
         submission: what the broker stored, and who it let through.
         now: ns since 1970; becomes the time of the record.
         opener: opens personal data.
+
+    Raises:
+        Forgotten: it answers something of long ago; `state.asked` has to recall that first.
     """
     by = submission.by
     try:
@@ -289,6 +293,8 @@ class _Message:
             except InvalidEnvelope as error:
                 return self._deny(Reason.INVALID_COMMAND, error.detail, answer)
         if hold is None:
+            if self.kind is Kind.RESULT and (why := self._unasked()):
+                return self._deny(Reason.NOT_ASKED, why, answer)
             limits: tuple[Limit, ...] = (*obligations.rates, *obligations.budgets)
             if limits and (over := self._exceeded(limits)):
                 return self._deny(*over, answer)
@@ -305,6 +311,9 @@ class _Message:
         if hold.grants:
             allowed.facts["approved"] = sorted(hold.grants)
         return allowed
+
+    def _unasked(self) -> str:
+        return unasked(self.state.asked, self.state.roster, self.by, self.to, self.envelope)
 
     def _exceeded(self, limits: tuple[Limit, ...]) -> tuple[str, str] | None:
         charged = self.state.charged(self.by, self.kind, self.to, self.envelope)

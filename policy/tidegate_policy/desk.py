@@ -71,7 +71,11 @@ class Desk:
         self._opener = opener
 
     def take(self, submission: Submission, now: int) -> Iterator[Entry | None]:
-        """The record of a submission, and those of what it sets going."""
+        """The record of a submission, and those of what it sets going.
+
+        Raises:
+            Forgotten: before anything else, see `decide`; once it is recalled, take it again.
+        """
         decision = decide(self.state, self._limits, submission, now, self._opener)
         yield self._write(decision, submission, now)
         if self.state.due:

@@ -41,6 +41,7 @@ from tidegate_schemas.subjects import Principal
 from tidegate_schemas.vocabulary import CLOCK_TICK, GATEWAY
 
 from . import recall
+from .asked import Forgotten
 from .bundle import Snapshot
 from .decide import Limits
 from .desk import Desk, Entry
@@ -274,6 +275,10 @@ class Gateway:
                     submission = waiting.popleft()
                     batch.submissions.append(submission)
                     entries = desk.take(submission, now)
+                    continue
+                except Forgotten as cause:
+                    await recall.again(self._reader, desk.state, cause.seq)
+                    entries = desk.take(batch.submissions[-1], now)
                     continue
                 over = time.monotonic() >= turn
                 if entry is not None:

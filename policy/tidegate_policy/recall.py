@@ -33,6 +33,7 @@ _COMMANDS = (
 )
 """Controls that last, as patterns of destinations."""
 _MOST_AT_ONCE = 512
+_AGAIN = 32
 
 
 class Reader(Protocol):
@@ -103,6 +104,23 @@ async def lasting(reader: Reader, state: State, partition: int, last: int) -> No
         LedgerError, Unavailable: see `recall`.
     """
     await _Lasting(reader, state, partition, last).read()
+
+
+async def again(reader: Reader, state: State, seq: int) -> None:
+    """Know a record again that somebody answers, and those behind it, which may be answered next.
+
+    Raises:
+        LedgerError, Unavailable: see `recall`.
+    """
+    state.asked.recall(seq, None)
+    async for stored in reader.read(seq, batch=_AGAIN):
+        made = read(stored)
+        try:
+            state.asked.recall(stored.seq, made)
+        except InvalidEnvelope as error:
+            raise unreadable(stored, error) from error
+        if stored.seq >= seq + _AGAIN - 1:
+            break
 
 
 class _Lasting:

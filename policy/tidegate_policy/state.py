@@ -19,6 +19,7 @@ from tidegate_schemas.personal import is_personal
 from tidegate_schemas.record import Record
 from tidegate_schemas.subjects import Kind, Verdict
 
+from .asked import Asked
 from .blueprints import Blueprints
 from .bundle import Snapshot
 from .controls import COMMANDS, Controls, Level, Touched
@@ -49,6 +50,7 @@ class State:
         due: of what waits, what the last submission has given a reason to look at; in order.
         meters: what was used of limits.
         blueprints: what the coordinator may ask for.
+        asked: what may be answered.
         privacy: which personal data is gone, and which must be kept.
     """
 
@@ -61,6 +63,7 @@ class State:
         self.due: deque[int] = deque()
         self.meters = Meters()
         self.blueprints = Blueprints()
+        self.asked = Asked()
         self.privacy = Privacy()
         self._snapshot: Snapshot | None = genesis
 
@@ -119,6 +122,7 @@ class State:
         """
         if record.ingress.n == 0:
             self.due.clear()
+        self.asked.apply(record, envelope)
         if envelope is None:
             return
         self.window.add_record(record, envelope.key, time)

@@ -46,6 +46,7 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+Place = Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,15}$")]
 Opaque = Annotated[msgspec.Raw, msgspec.Meta(description="any JSON value, kept byte for byte")]
 
 
@@ -60,6 +61,9 @@ class Envelope(
     `kind` and `to` say where it goes. Without `kind` it is an event whose destination is `type`.
 
     `causationid` names what it follows from, with `causationsource` if that is an event, see `key`.
+
+    A result says in `answers` what it answers: the `seq` of that message's record, in digits. A
+    text, because CloudEvents knows whole numbers up to 2,147,483,647 only.
 
     `dataclassification` `personal` is for data about people: `datasubject` says whom, several with
     commas. On its way it is sealed, which `dataenc` says, see `personal`.
@@ -80,6 +84,7 @@ class Envelope(
     correlationid: Identifier | None = None
     causationid: Identifier | None = None
     causationsource: Text | None = None
+    answers: Place | None = None
     runid: Identifier | None = None
     stepid: Identifier | None = None
     blueprint: Identifier | None = None

@@ -128,6 +128,7 @@ class Reason:
     TIME_PASSED = "time_passed"
     UNSEALED = "unsealed"
     ERASED = "erased"
+    NOT_ASKED = "not_asked"
 
 
 _decoder = msgspec.json.Decoder(Record)

@@ -1,7 +1,11 @@
 """The words that agents, coordinator and operators say to each other over the bus.
 
 A control message goes to the command it is (`kind` control, `to` the command); so do events.
-A result goes to whoever sent the task; its `type` says how the task ended.
+A result goes to whoever sent the task; its `type` says how the task ended. It names the task by
+`causationid`, its id, and by `answers`, the sequence of its record. Only the agent that provides
+the capability may send it, whatever policy permits, and no operator in its stead. So too the dead
+letter of an event, from an agent that subscribes to it; this names the event's source besides, in
+`causationsource`, and no task is taken to be answered by it.
 """
 
 from __future__ import annotations

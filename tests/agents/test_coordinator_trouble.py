@@ -279,7 +279,7 @@ async def test_two_coordinators_do_the_work_of_one(broker: Broker) -> None:
 
 
 async def test_what_is_said_by_others_than_the_provider_is_no_result(broker: Broker) -> None:
-    """A result from somebody who was not asked is recorded and changes nothing."""
+    """A result from somebody who was not asked is denied, and changes nothing."""
     async with scene(broker) as stage, coordinating(broker, DIAMOND):
         await stage.happen({"name": "Ada"})
 
@@ -288,15 +288,18 @@ async def test_what_is_said_by_others_than_the_provider_is_no_result(broker: Bro
 
         await until(asked)
         (task, _) = await stage.tasks()
+        seq = next(r.seq for r in await broker.records() if (m := r.message()) and m.id == task.id)
         forged = Envelope.new(
             "tidegate.result",
             "forged",
             kind="result",
             to=str(COORDINATOR),
             causationid=task.id,
+            answers=str(seq),
             **{name: getattr(task, name) for name in ("runid", "stepid", "attempt", "subject")},
         )
-        await stage.operator.publish(forged)
+        with pytest.raises(Denied, match=r"not_asked: work\.do is provided by team\.agent, not by"):
+            await stage.operator.publish(forged)
         async with working(broker, saying()):
             end = await stage.end()
 

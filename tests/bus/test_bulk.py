@@ -89,6 +89,23 @@ async def test_a_stretch_ends_where_it_shall(broker: Broker, small: None) -> Non
         assert read(reader, 11) == []
 
 
+async def test_one_record_is_read_in_the_midst_of_others(broker: Broker, small: None) -> None:
+    """While a stretch is read, which goes on as before; one that is not there is an error."""
+    await append(broker, [b"%d" % number for number in range(1, 9)])
+
+    def look() -> tuple[list[bytes], list[int]]:
+        with BulkReader(access(broker)) as reader:
+            found = [(reader.one(9 - e.seq), e.seq) for part in reader.read() for e in part]
+            with pytest.raises(LedgerGap):
+                reader.one(9)
+        return [payload for payload, _ in found], [seq for _, seq in found]
+
+    assert await asyncio.to_thread(look) == (
+        [b"%d" % number for number in range(8, 0, -1)],
+        list(range(1, 9)),
+    )
+
+
 async def test_an_empty_ledger_is_read_to_its_end_at_once(broker: Broker) -> None:
     """That is no error."""
     with BulkReader(access(broker)) as reader:

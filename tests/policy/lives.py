@@ -8,7 +8,18 @@ from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
-from policy.office import ANN, ASKER, BOB, COORDINATOR, CY, PAYER, SECOND, Office, policies
+from policy.office import (
+    ANN,
+    ASKER,
+    BOB,
+    COORDINATOR,
+    CY,
+    PAYER,
+    SECOND,
+    Office,
+    answering,
+    policies,
+)
 from tidegate_bus.ledger import StoredRecord
 from tidegate_policy.bundle import Bundle
 from tidegate_schemas import subjects
@@ -17,6 +28,7 @@ from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.identity import Role
 from tidegate_schemas.record import Record, decode_record
+from tidegate_schemas.subjects import Kind
 
 _REST = """
 @id("rest") permit (principal, action, resource) unless { context.to == "pay.out" };
@@ -127,19 +139,22 @@ class Life:
         return by, Envelope.new("some.thing", id=f"{self.chance.randrange(60)}")
 
     def answer(self) -> tuple[str, Envelope]:
-        """To a task that there may have been."""
-        chance = self.chance
-        more: dict[str, Any] = {}
+        """To something that there was, new or old, mostly by who was asked; or to nothing."""
+        chance, ledger = self.chance, self.office.ledger
+        more: dict[str, Any] = {"id": f"a{chance.randrange(200)}"}
         if chance.random() < 0.7:
             more["costs"] = f"usd:{chance.choice(['0', '0.1', '0.4'])}"
-        return PAYER, Envelope.new(
-            chance.choice(["tidegate.result", "tidegate.deadletter"]),
-            id=f"a{chance.randrange(200)}",
-            kind="result",
-            to=chance.choice([ASKER, COORDINATOR]),
-            causationid=f"{chance.randrange(60)}",
-            **more,
-        )
+        more["type"] = chance.choice(["tidegate.result", "tidegate.deadletter"])
+        by = chance.choice([PAYER, PAYER, PAYER, ASKER, BOB])
+        records = [
+            decode_record(leaf)
+            for leaf in [*ledger[-30:], *chance.sample(ledger, min(len(ledger), 9))]
+        ]
+        given = [r for r in records if r.kind in (Kind.TASK, Kind.EVENT) and r.message()]
+        if given and chance.random() < 0.9:
+            return by, answering(chance.choice(given), **more)
+        more |= {"answers": f"{chance.randrange(1, 200)}", "causationid": f"{chance.randrange(60)}"}
+        return by, Envelope.new(kind="result", to=chance.choice([ASKER, COORDINATOR]), **more)
 
     def order(self) -> tuple[str, Envelope]:
         """An operator stops something or lets it go on; mostly the latter."""
@@ -201,6 +216,7 @@ class Life:
         data: dict[str, Any] = {"principal": who, "role": Role.OPERATOR, "keys": ["U"]}
         if who == PAYER:
             data |= {"role": Role.AGENT, "capabilities": ["pay.out", "pay.check"]}
+            data["subscribes"] = ["some.thing"]
         return self._command(ANN, "identity.register", data)
 
     def blueprint(self) -> tuple[str, Envelope]:

@@ -5,15 +5,17 @@ What it knows after `restart` it knows from those bytes alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from policy.kit import NOW
 from tidegate_bus.ingress import Submission
+from tidegate_policy.asked import Forgotten
 from tidegate_policy.bundle import Bundle, Snapshot
 from tidegate_policy.decide import Limits
-from tidegate_policy.desk import Desk
+from tidegate_policy.desk import Desk, Entry
 from tidegate_policy.personal.privacy import NOTHING, Opener
 from tidegate_policy.roster import BUILT_IN, Roster
 from tidegate_policy.state import State
@@ -22,7 +24,7 @@ from tidegate_schemas.clock import parse_rfc3339
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.identity import Registration, Role
 from tidegate_schemas.record import Record, decode_record
-from tidegate_schemas.subjects import Verdict
+from tidegate_schemas.subjects import Kind, Verdict
 
 SECOND = 1_000_000_000
 ANN, BOB, CY = "ops.ann", "ops.bob", "ops.cy"
@@ -31,7 +33,7 @@ COORDINATOR, OPERATOR = "tidegate.coordinator", "tidegate.operator"
 STAFF = (
     *BUILT_IN.members.values(),
     *(Registration(who, Role.OPERATOR) for who in (ANN, BOB, CY)),
-    Registration(PAYER, Role.AGENT, ("pay.out", "pay.check")),
+    Registration(PAYER, Role.AGENT, ("pay.out", "pay.check"), ("some.thing",)),
     Registration(ASKER, Role.AGENT, ("shop.ask",)),
     Registration(OUTSIDER, Role.PUBLISHER),
 )
@@ -42,6 +44,33 @@ def policies(*texts: str, **files: str) -> Bundle:
     """A bundle with these policies, and files with names like `facts.yaml` as `facts_yaml`."""
     named = {name.replace("_", "."): text for name, text in files.items()}
     return Bundle.of_files({f"{n}.cedar": text for n, text in enumerate(texts)} | named)
+
+
+def taken(
+    desk: Desk, submission: Submission, now: int, leaf: Callable[[int], bytes]
+) -> Iterator[Entry | None]:
+    """What a desk makes of a submission; what it has forgotten, `leaf` gives from the ledger."""
+    while True:
+        entries = desk.take(submission, now)
+        try:
+            return chain([next(entries)], entries)
+        except Forgotten as cause:
+            desk.state.asked.recall(cause.seq, decode_record(leaf(cause.seq)))
+
+
+def answering(given: Record, **attributes: Any) -> Envelope:
+    """A result of what a record admits."""
+    message = given.message()
+    assert message
+    values: dict[str, Any] = {
+        "type": "tidegate.result",
+        "kind": "result",
+        "to": given.by,
+        "causationid": message.id,
+        "causationsource": message.source if given.kind is Kind.EVENT else None,
+        "answers": str(given.seq),
+    }
+    return Envelope.new(**values | attributes)
 
 
 @dataclass
@@ -93,8 +122,8 @@ class Office:
         """Submit something; the records that it causes, of which only the first `cut` are kept."""
         self.submitted += 1
         payload = envelope if isinstance(envelope, bytes) else encode(envelope)
-        entries = self.desk.take(Submission(self.submitted, self.now, by, payload), self.now)
-        return self._keep(entries, cut)
+        submission = Submission(self.submitted, self.now, by, payload)
+        return self._keep(taken(self.desk, submission, self.now, self.leaf), cut)
 
     def _keep(self, entries: Any, cut: int | None = None) -> list[Record]:
         made: list[Record] = []
@@ -104,6 +133,10 @@ class Office:
             self.ledger.append(entry.payload)
             made.append(entry.record)
         return made
+
+    def leaf(self, seq: int) -> bytes:
+        """A record of the ledger."""
+        return self.ledger[seq - 1]
 
     def one(self, by: str, envelope: Envelope | bytes) -> Record:
         """Submit something that causes one record."""
@@ -117,6 +150,10 @@ class Office:
     def task(self, by: str, to: str, data: Any = None, **attributes: Any) -> Record:
         """Submit a task that causes one record."""
         return self.one(by, Envelope.new(to, data, kind="task", to=to, **attributes))
+
+    def answer(self, by: str, task: Record, **attributes: Any) -> Record:
+        """Submit a result of a task that causes one record."""
+        return self.one(by, answering(task, **attributes))
 
     def grant(self, by: str, seq: int, verb: str = "grant", **changed: Any) -> list[Record]:
         """Agree to what a record holds, or with `refuse` do not."""

@@ -218,7 +218,7 @@ GROUNDS: dict[str, tuple[bytes, Verdict, str, tuple[str, ...]]] = {
     "policy fails": (envelope("boom"), Verdict.DENY, "policy_error", ()),
     "event": (envelope(), Verdict.ALLOW, "permitted", ("open", "open-too")),
     "task": (envelope(**TASK), Verdict.ALLOW, "permitted", ("open",)),
-    "result": (envelope(kind="result", to=PROVIDER), Verdict.ALLOW, "permitted", ("open",)),
+    "result": (envelope(kind="result", to=PROVIDER), Verdict.DENY, "not_asked", ("open",)),
     "control": (envelope(kind="control", to="run.start"), Verdict.ALLOW, "permitted", ("open",)),
 }
 

@@ -37,7 +37,11 @@ async def test_every_verdict_comes_back_to_its_sender(broker: Broker) -> None:
         cases: list[tuple[bytes, Verdict, str]] = [
             (event("e1"), Verdict.ALLOW, "permitted"),
             (event("e2", kind="task", to=CAPABILITY), Verdict.ALLOW, "permitted"),
-            (event("e3", kind="result", to=str(OTHER)), Verdict.ALLOW, "permitted"),
+            (
+                event("e3", kind="result", to=str(AGENT), causationid="e2", answers="2"),
+                Verdict.ALLOW,
+                "permitted",
+            ),
             (event("e4", kind="control", to="run.start"), Verdict.ALLOW, "permitted"),
             (event("e1"), Verdict.DUPLICATE, "permitted"),
             (event("e5", "secret"), Verdict.DENY, "forbidden"),

@@ -28,9 +28,10 @@ def task(name: str, **attributes: Any) -> bytes:
     return encode(Envelope.new("t", id=name, kind="task", to="work.do", **attributes))
 
 
-def result(name: str, of: str, to: str = SENDER) -> bytes:
+def result(name: str, of: str, answers: int, to: str = SENDER) -> bytes:
     """The result of a task."""
-    return encode(Envelope.new("r", id=name, kind="result", to=to, causationid=of))
+    cause: dict[str, Any] = {"causationid": of, "answers": str(answers)}
+    return encode(Envelope.new("r", id=name, kind="result", to=to, **cause))
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +43,17 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
         '@id("secret") forbid (principal, action, resource == Topic::"secret");',
     )
     window = Window(60, 100)
+    state = State(bundle, window)
     given_ = [
         submission(task("t1")),
         submission(b"garbage"),
         submission(task("t1")),
         submission(encode(Envelope.new("secret", id="e1"))),
         submission(task("t2"), by=PROVIDER),
-        submission(result("r1", "t1"), by=PROVIDER),
+        submission(result("r1", "t1", 1), by=PROVIDER),
         submission(task("t2")),
-        submission(result("r2", "t2"), by=PROVIDER),
-        submission(result("r3", "t2", PROVIDER), by=PROVIDER),
+        submission(result("r2", "t2", 8), by=PROVIDER),
+        submission(result("r3", "t2", 6, PROVIDER), by=PROVIDER),
     ]
     ledger: Ledger = []
 
@@ -62,13 +64,14 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
     for number, one in enumerate(given_, 1):
         seq = len(ledger) + 1
         numbered = submission(one.payload, by=one.by, seq=number)
-        decision = decide(State(bundle, window), Limits(1000), numbered, NOW)
+        decision = decide(state, Limits(1000), numbered, NOW)
         epoch = 1 if number < 5 else 2
         made = record(
             decision, numbered, bundle.bundle.digest, log="test/0", seq=seq, epoch=epoch, now=NOW
         )
         if decision.envelope is not None:
             window.add_record(made, decision.envelope.key, NOW)
+            state.asked.apply(made, decision.envelope)
         if number == 4:  # as when what is held is denied at once
             add(msgspec.structs.replace(made, verdict=Verdict.HOLD))
             follows = msgspec.structs.replace(made.ingress, n=1)
@@ -231,7 +234,7 @@ def test_only_a_duplicate_refers_to_another_record(good: Ledger) -> None:
         {"verdict": Verdict.DENY},
         {"to": PROVIDER},
         {"kind": Kind.EVENT},
-        {"envelope": msgspec.Raw(result("r1", "other"))},
+        {"envelope": msgspec.Raw(result("r1", "other", 1))},
     ],
 )
 def test_a_task_without_result_is_found(good: Ledger, fields: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from policy.office import ANN, ASKER, COORDINATOR, OPEN, PAYER, SECOND, Office, 
 from tidegate_policy.obligations import NANO, amount, amount_text, parse, read
 from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidPolicy
-from tidegate_schemas.record import Reason, Record
+from tidegate_schemas.record import Reason, Record, decode_record
 from tidegate_schemas.subjects import Verdict
 
 REST = '@id("rest") permit (principal, action, resource) unless { context.to == "pay.out" };'
@@ -30,10 +30,12 @@ def pay(at: Office, name: str, by: str = ASKER, **attributes: Any) -> Record:
     return at.task(by, "pay.out", id=name, **attributes)
 
 
-def answer(at: Office, name: str, by: str = PAYER, to: str = ASKER, **attributes: Any) -> None:
+def answer(at: Office, name: str, by: str = PAYER, **attributes: Any) -> None:
     """The result of a payment."""
-    attributes = {"type": "tidegate.result", "id": f"answer {name} {at.submitted}"} | attributes
-    at.one(by, Envelope.new(kind="result", to=to, causationid=name, **attributes))
+    records = [decode_record(leaf) for leaf in at.ledger]
+    allowed = (r for r in records if r.verdict is Verdict.ALLOW)
+    task = next(r for r in allowed if (m := r.message()) and m.id == name)
+    at.answer(by, task, **{"id": f"answer {name} {at.submitted}"} | attributes)
 
 
 def admitted(at: Office, *names: str) -> list[bool]:
@@ -87,7 +89,7 @@ def test_a_result_that_does_not_say_what_it_cost_has_cost_what_was_reserved() ->
 
 
 def test_only_who_was_asked_settles() -> None:
-    """Nobody else's dead letter frees a budget."""
+    """Nobody else's dead letter frees a budget; it is not even admitted."""
     at = office('@budget("usd:1/1d reserve 1")')
     pay(at, "1")
     answer(at, "1", by=ASKER, type="tidegate.deadletter")

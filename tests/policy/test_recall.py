@@ -17,11 +17,13 @@ from policy.office import (
     SECOND,
     Office,
     policies,
+    taken,
 )
 from support import Broker
 from tidegate_bus.appender import FastAppender
 from tidegate_bus.ingress import Submission
 from tidegate_bus.ledger import LedgerReader
+from tidegate_policy.asked import Asked
 from tidegate_policy.desk import Desk, Entry
 from tidegate_policy.recall import Reader, recall
 from tidegate_policy.state import State
@@ -35,8 +37,10 @@ Later = list[tuple[int, str, Envelope]]
 
 
 def begin(office: Office) -> State:
-    """The state of a gateway that has read nothing."""
-    return State(office.genesis, Window(office.window, 100_000))
+    """The state of a gateway that has read nothing, and forgets tasks and events soon."""
+    state = State(office.genesis, Window(office.window, 100_000))
+    state.asked = Asked(3, 1)
+    return state
 
 
 async def recalled(office: Office, reader: Reader, now: int) -> State:
@@ -55,9 +59,15 @@ def goes_on(office: Office, state: State, later: Later, now: int) -> list[list[b
     desk = Desk(state, office.limits, "test/0", 0, 99, len(office.ledger))
     last = decode_record(office.ledger[-1]).ingress
     written = [lines(desk.go_on(last, now))]
+    ledger = office.ledger + written[0]
+
+    def leaf(seq: int) -> bytes:
+        return ledger[seq - 1]
+
     for number, (at, by, envelope) in enumerate(later):
         submission = Submission(office.submitted + 1 + number, at, by, encode(envelope))
-        written.append(lines(desk.take(submission, at)))
+        written.append(lines(taken(desk, submission, at, leaf)))
+        ledger.extend(written[-1])
     return written
 
 

@@ -27,6 +27,7 @@ TEXTS = (
         "correlationid",
         "causationid",
         "causationsource",
+        "answers",
         "runid",
         "stepid",
         "blueprint",
@@ -61,6 +62,7 @@ attributes: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "correlationid": words,
         "causationid": words,
         "causationsource": words,
+        "answers": st.integers(1, 10**16 - 1).map(str),
         "runid": words,
         "stepid": words,
         "blueprint": words,
@@ -330,6 +332,15 @@ def test_a_wrong_attempt_is_blamed_on_it(value: str) -> None:
         decode(envelope(attempt=value))
 
 
+@pytest.mark.parametrize(
+    "value", ["0", "01", "-1", "1.0", "\u0661", "1\n", " 1", "1" * 17, "record 1"]
+)
+def test_a_wrong_sequence_is_blamed_on_its_attribute(value: str) -> None:
+    """What a result `answers` is the sequence of a record, written in one way."""
+    with pytest.raises(InvalidEnvelope, match=r"^malformed: .*[`.]answers`"):
+        Envelope.new("t", answers=value)
+
+
 @pytest.mark.parametrize("field", ["specversion", "id", "source", "type"])
 def test_a_missing_attribute_is_named(field: str) -> None:
     """Each required attribute is missed by name, and null does not stand in for it."""
@@ -342,7 +353,8 @@ def test_a_missing_attribute_is_named(field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "field", sorted(set(TEXTS) - {"time", "kind", "to", "dataenc", "expirytime", "costs"})
+    "field",
+    sorted(set(TEXTS) - {"time", "kind", "to", "answers", "dataenc", "expirytime", "costs"}),
 )
 def test_control_characters_are_refused_in_every_attribute(field: str) -> None:
     """A CloudEvents string holds none (its section 2): logs and terminals would obey them."""

@@ -78,8 +78,8 @@ ROSTER = [
     Registration(str(COORDINATOR), Role.COORDINATOR),
     Registration(str(OPERATOR), Role.OPERATOR),
     Registration(str(PROBE), Role.PROBE),
-    Registration(str(AGENT), Role.AGENT, (CAPABILITY,)),
-    Registration(str(OTHER), Role.AGENT),
+    Registration(str(AGENT), Role.AGENT, (CAPABILITY,), (TOPIC,)),
+    Registration(str(OTHER), Role.AGENT, (), (TOPIC,)),
     Registration(str(PUBLISHER), Role.PUBLISHER),
 ]
 PERMIT_ALL = """

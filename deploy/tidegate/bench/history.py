@@ -68,7 +68,7 @@ class History:
         self._desk = Desk(state, LIMITS, "bench/0", 0, 1, 0)
         self._now = _BEGIN
         self._number = 0
-        self._open: deque[tuple[str, str, str]] = deque(maxlen=_OPEN)
+        self._open: deque[tuple[str, str, str, str]] = deque(maxlen=_OPEN)
         self._sent: deque[tuple[str, bytes]] = deque(maxlen=100)
         self._held: deque[tuple[int, bytes]] = deque()
         self._agents = [f"{team}.a{n}" for team in TEAMS for n in range(_AGENTS)]
@@ -191,21 +191,20 @@ class History:
                 message = record.message()
                 worker = self._desk.state.roster.providers.get(record.to)
                 if message and worker:
-                    self._open.append((worker, record.by, message.id))
+                    self._open.append((worker, record.by, message.id, str(record.seq)))
             yield entry
 
     def _answer(self, agent: str) -> Iterator[Entry]:
         if not self._open:
             return
-        worker, to, cause = self._open.popleft()
+        worker, to, cause, answers = self._open.popleft()
         if self._random.random() < 0.02:
             worker = agent  # somebody who was not asked
         costs = f"eur:{self._random.randrange(3000)}"
         data = {"text": "done " * 10}
         type_ = vocabulary.RESULT if self._random.random() < 0.97 else vocabulary.DEADLETTER
-        yield from self._say(
-            worker, Kind.RESULT, to, data, type=type_, causationid=cause, costs=costs
-        )
+        named = {"causationid": cause, "answers": answers, "costs": costs}
+        yield from self._say(worker, Kind.RESULT, to, data, type=type_, **named)
 
     def _control(self, by: str, to: str, data: Any) -> Iterator[Entry]:
         yield from self._say(by, Kind.CONTROL, to, data)

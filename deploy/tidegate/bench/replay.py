@@ -86,12 +86,13 @@ async def replay(folder: Path, records: int, on_progress: OnProgress) -> list[Fi
             figures.append(Figure(name, last / found.seconds, "records/s"))
             figures.append(Figure(f"{name}: busy", found.busy / last * 1e6, "µs/record"))
             figures.append(Figure(f"{name}: differ", found.changed, "records"))
-        check = Conformance(WINDOW)
+        reader = BulkReader(access)
+        check = Conformance(WINDOW, reader.one)
         differences = 0
 
         def verify() -> None:
             nonlocal differences
-            with BulkReader(access) as reader:
+            with reader:
                 for entries in reader.read(1, last):
                     for seq, payload in entries:
                         differences += len(check.add(seq, payload))

@@ -69,6 +69,7 @@ COLUMNS: tuple[Column, ...] = (
     _attribute("correlationid", Shape.TEXT),
     _attribute("causationid", Shape.TEXT),
     _attribute("causationsource", Shape.WORD),
+    _attribute("answers", Shape.TEXT),
     _attribute("runid", Shape.TEXT),
     _attribute("stepid", Shape.WORD),
     _attribute("blueprint", Shape.WORD),

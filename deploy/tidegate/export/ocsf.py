@@ -111,6 +111,7 @@ _ATTRIBUTES = (
     "source",
     "causationid",
     "causationsource",
+    "answers",
     "runid",
     "stepid",
     "attempt",

@@ -7,11 +7,13 @@ it is compared byte for byte. Whatever is found, the next record is decided by w
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
 
 from tidegate_bus.ingress import Submission
+from tidegate_policy.asked import Forgotten
 from tidegate_policy.bundle import Snapshot
 from tidegate_policy.commands import NO_REPORT
 from tidegate_policy.decide import MAX_LIMIT, Decision, Limits, decide, record, resolve
@@ -42,6 +44,8 @@ class Conformance:
     """Give it every record from the first on.
 
     Args:
+        leaf: gives a record that was given before, by its sequence: something of long
+            ago that somebody answers.
         window: length in seconds and entries of the dedupe window, as the gateway had it.
         start: bundle and roster where the ledger begins.
         opener: opens personal data, as far as its keys are left.
@@ -58,12 +62,14 @@ class Conformance:
     def __init__(
         self,
         window: tuple[float, int],
+        leaf: Callable[[int], bytes],
         *,
         start: Snapshot | None = None,
         opener: Opener = NOTHING,
     ) -> None:
         self._state = State(start or genesis(), Window(*window))
         self._opener = opener
+        self._leaf = leaf
         self._now = 0
         self.records = 0
         self.unknown = 0
@@ -112,7 +118,7 @@ class Conformance:
         else:
             submission, known = _submission(there)
             if known:
-                decision = decide(self._state, _limits(there), submission, now, self._opener)
+                decision = self._decide(submission, _limits(there), now)
             elif self._withheld(there):
                 self.unknown += 1
                 decision = Decision(
@@ -132,6 +138,23 @@ class Conformance:
             held=hold.seq if hold else None,
         )
         return "" if encode_record(here) == payload else _differ(there, here)
+
+    def _decide(self, submission: Submission, limits: Limits, now: int) -> Decision:
+        state = self._state
+        try:
+            return decide(state, limits, submission, now, self._opener)
+        except Forgotten as cause:
+            state.asked.recall(cause.seq, self._again(cause.seq))
+            return decide(state, limits, submission, now, self._opener)
+
+    def _again(self, seq: int) -> Record | None:
+        """A record of before; None if it was one that could not be read."""
+        try:
+            record = decode_record(self._leaf(seq))
+            record.message()
+        except (InvalidRecord, InvalidEnvelope):
+            return None
+        return record
 
     def _withheld(self, there: Record) -> bool:
         """Whether a record may be without its message; what it says of it is not verified then."""

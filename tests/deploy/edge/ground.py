@@ -39,6 +39,11 @@ async def shout(text: str) -> str:
 @agent.task("text.refuse")
 async def refuse(text: str) -> str:
     raise tidegate.Permanent("it is not a text that I like")
+
+
+@agent.event("shop.broken")
+async def mend(what: str) -> None:
+    raise tidegate.Permanent("I mend no shops")
 """
 MANIFEST = """
 team: work
@@ -47,6 +52,7 @@ version: "1"
 owner: you
 run: shouter:agent
 capabilities: [text.shout, text.refuse]
+subscribes: [shop.broken]
 """
 POLICY = """
 @id("outside-says-what-happened")

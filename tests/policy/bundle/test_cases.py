@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from policy.kit import NOW, PERMIT, submission
 from tidegate_policy.bundle import Bundle, load_bundle
 from tidegate_policy.bundle.cases import Case, Placed, judge, read_cases, unmet
-from tidegate_policy.decide import Limits, decide
+from tidegate_policy.decide import Decision, Limits, decide, record
 from tidegate_policy.roster import BUILT_IN, Roster
 from tidegate_policy.state import State
 from tidegate_policy.window import Window
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.identity import Registration, Role
+from tidegate_schemas.record import Reason, Record
+from tidegate_schemas.subjects import Kind, Verdict
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "payments" / "policy"
 ROSTER = Roster.of(
@@ -48,6 +51,14 @@ def envelope(case: Case) -> Envelope:
     )
 
 
+def asked(by: str, to: str) -> Record:
+    """The first record of a ledger: somebody asks for something."""
+    task = Envelope.new(to, id="task", kind="task", to=to)
+    given = submission(encode(task), by=by)
+    decision = Decision(Verdict.ALLOW, Reason.PERMITTED, Kind.TASK, to, envelope=task)
+    return record(decision, given, "", log="test/0", seq=1, epoch=1, now=NOW)
+
+
 @pytest.mark.parametrize(
     "placed",
     [one for one in CASES if not one.case.blueprint and one.case.control is None],
@@ -57,12 +68,18 @@ def test_the_gateway_does_what_a_test_says(placed: Placed) -> None:
     """Verdict, reason, policies and obligations are those of the record that it writes.
 
     Of messages without a blueprint: which step asks for what, the ledger of a run says. Of a
-    command, the gateway looks also at what it says.
+    command, the gateway looks also at what it says; of a result, at who was asked.
     """
     snapshot = BUNDLE.snapshot(placed.roster or ROSTER)
-    given = submission(encode(envelope(placed.case)), by=placed.case.by)
+    state, given = State(snapshot, Window(600, 10)), placed.case.by
+    message = envelope(placed.case)
+    kind, to = placed.case.goes
+    if kind is Kind.RESULT:
+        task = asked(to, snapshot.roster.members[given].capabilities[0])
+        state.asked.apply(task, task.message())
+        message = msgspec.structs.replace(message, causationid="task", answers="1")
 
-    decision = decide(State(snapshot, Window(600, 10)), Limits(100_000), given, NOW)
+    decision = decide(state, Limits(100_000), submission(encode(message), by=given), NOW)
 
     outcome = judge(snapshot, placed.case)
     assert (outcome.verdict, outcome.reason, outcome.policies) == (

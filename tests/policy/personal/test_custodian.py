@@ -29,8 +29,8 @@ from tidegate_schemas.vocabulary import COORDINATOR, OPERATOR
 
 SECRET = "4111-1111-1111-1111"
 DATA = {"card": SECRET}
-LISTENER = Registration(str(OTHER), Role.AGENT, (), (TOPIC,))
-MEMBERS = [LISTENER if m.principal == str(OTHER) else m for m in ROSTER]
+DEAF = Registration(str(AGENT), Role.AGENT, (CAPABILITY,))
+MEMBERS = [DEAF if m.principal == str(AGENT) else m for m in ROSTER]
 
 
 def about(
@@ -100,9 +100,12 @@ async def test_tasks_results_and_starts_of_runs_are_for_those_they_go_to(broker:
     """The provider opens a task, who asked its result, the coordinator what starts a run."""
     async with serving(broker):
         ask, answer = await broker.publisher(), await broker.publisher(AGENT)
+        asked = Envelope.new(CAPABILITY, kind="task", to=CAPABILITY)
+        seq = (await (await broker.publisher(COORDINATOR)).publish(asked)).seq
+        answering = {"to": str(COORDINATOR), "causationid": asked.id, "answers": str(seq)}
         sent = [
             (ask, about(type="work", kind="task", to=CAPABILITY), {AGENT}),
-            (answer, about(type="done", kind="result", to=str(COORDINATOR)), {COORDINATOR}),
+            (answer, about(type="done", kind="result", **answering), {COORDINATOR}),
             (ask, about(type="run.start", kind="control", to="run.start"), {COORDINATOR}),
             (ask, about(), {OTHER, COORDINATOR}),
         ]
@@ -373,7 +376,9 @@ def verified(broker: Broker, ledger: list[tuple[str, bytes]], *, keys: bool) -> 
     bundle = load_bundle(write(broker.folder / "again", {"policy.cedar": PERMIT_ALL}))
     vault = Vault.read(broker.vault) if keys else None
     start = bundle.snapshot(Roster.of(MEMBERS))
-    check = Conformance((600.0, 100_000), start=start, opener=vault or NOTHING)
+    check = Conformance(
+        (600.0, 100_000), lambda n: ledger[n - 1][1], start=start, opener=vault or NOTHING
+    )
     found = [d for n, (_, payload) in enumerate(ledger) for d in check.add(n + 1, payload)]
     if vault:
         vault.close()

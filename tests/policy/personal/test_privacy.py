@@ -75,7 +75,7 @@ def pseudonym(message: Envelope) -> str:
 
 def replayed(office: Office, opener: Opener) -> tuple[list[str], int]:
     """Differences and erased records that conformance finds."""
-    check = Conformance((600.0, 100_000), start=office.genesis, opener=opener)
+    check = Conformance((600.0, 100_000), office.leaf, start=office.genesis, opener=opener)
     found = [d.what for seq, leaf in enumerate(office.ledger, 1) for d in check.add(seq, leaf)]
     return found, check.erased
 

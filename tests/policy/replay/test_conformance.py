@@ -27,8 +27,8 @@ permit (principal, action in Action::"task", resource);
 
 def checked(office: Office, leaves: list[bytes] | None = None) -> list[Difference]:
     """What is wrong with an office's ledger, or with another one."""
-    check = Conformance((office.window, 100_000), start=office.genesis)
     ledger = office.ledger if leaves is None else leaves
+    check = Conformance((office.window, 100_000), lambda seq: ledger[seq - 1], start=office.genesis)
     return [d for seq, leaf in enumerate(ledger, 1) for d in check.add(seq, leaf)]
 
 
@@ -54,9 +54,11 @@ def busy() -> Office:
 
 def test_a_ledger_with_a_past_follows_from_itself() -> None:
     """Three bundles, holds, limits, commands, redactions, whatever people send: 0 differences."""
-    check = Conformance(WINDOW)
+    leaves: list[bytes] = []
+    check = Conformance(WINDOW, lambda seq: leaves[seq - 1])
     withheld = 0
     for seq, entry in enumerate(History(5).entries(2_500), 1):
+        leaves.append(entry.payload)
         assert check.add(seq, entry.payload) == []
         withheld += entry.record.verdict == "reject" and entry.record.raw is None
 
@@ -103,7 +105,7 @@ def test_what_could_not_be_read_is_decided_again_too() -> None:
     name = "Nats-Sequence"
     submission = Submission(5, office.now, PAYER, b"{}", name)
     office.ledger += [entry.payload for entry in office.desk.take(submission, office.now) if entry]
-    check = Conformance((office.window, 100_000), start=office.genesis)
+    check = Conformance((office.window, 100_000), office.leaf, start=office.genesis)
 
     assert [d for seq, leaf in enumerate(office.ledger, 1) for d in check.add(seq, leaf)] == []
     assert check.unknown == 1

@@ -11,13 +11,14 @@ const secret = await agent.publish({ id: "node-secret", type: "secret" });
 
 const task = await agent.pull();
 const confirmed = await task.settle("+ACK");
-const { envelope, by } = task.record;
+const { envelope, by, seq } = task.record;
 const result = await agent.publish({
   id: "node-result",
   type: "work.done",
   kind: "result",
   to: by,
   causationid: envelope.id,
+  answers: String(seq),
   correlationid: envelope.id,
   data: { doubled: 2 * envelope.data.number },
 });

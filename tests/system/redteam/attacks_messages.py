@@ -16,6 +16,7 @@ REJECTED = "reject malformed"
 RESERVED = "reject reserved_header"
 NOWHERE = "deny unknown_destination"
 DENIED = "deny forbidden"
+UNASKED = "deny not_asked"
 ALLOWED = "allow permitted"
 
 
@@ -164,10 +165,11 @@ LIES = {
     "a result for another's step": (
         _envelope(
             id="l10", kind="result", type="tidegate.result", to="tidegate.coordinator",
-            runid="r1", stepid="s1", attempt=1,
+            runid="r1", stepid="s1", attempt=1, answers="1",
         ),
-        ALLOWED,
+        UNASKED,
     ),
+    "a result of nothing": (_envelope(id="l13", kind="result", to="outside.source"), UNASKED),
     "a result to nobody": (_envelope(id="l11", kind="result", to="no.body"), NOWHERE),
     "an id of another": (_envelope(id="canary-held"), ALLOWED),
     "the end of a run": (_envelope(id="l12", type="run.finished", runid="r1"), ALLOWED),

@@ -39,7 +39,7 @@ def conformance(
     with Audit(project, state) as audit, audit.vault() as keys:
         span = audit.span(since, None)
         window = settings.dedupe_window, settings.dedupe_entries
-        check = Conformance(window, opener=keys or NOTHING)
+        check = Conformance(window, audit.reader.one, opener=keys or NOTHING)
         with progress("replay conformance", span.last, hidden=as_json) as on_progress:
             for entries in audit.reader.read(1, span.last):
                 for seq, payload in entries:
