@@ -73,6 +73,7 @@ _GROUNDS = {
     Reason.APPROVAL_REQUIRED: "the rules permit it once somebody agrees",
     Reason.INVALID_FACTS: "the data is not what the policies must be able to see",
     Reason.INVALID_COMMAND: "the rules permit it, and it cannot be followed",
+    Reason.NOT_ASKED: "the rules permit it; who sends it was not given what it answers",
     Reason.LEARNED: "nothing permits it but rules that learn",
     Reason.APPROVED: "it was held, and enough people agreed",
     Reason.RELEASED: "it was held, and what it waited for has ended",

@@ -17,7 +17,7 @@ from tidegate_schemas.envelope import Envelope
 from tidegate_schemas.errors import InvalidEnvelope
 from tidegate_schemas.personal import unseal
 from tidegate_schemas.record import Reason
-from tidegate_schemas.subjects import Kind
+from tidegate_schemas.subjects import Kind, Verdict
 
 from .line import Line, Message, read_line
 from .outcome import Finding, Judgement, Outcome, outcome
@@ -174,6 +174,9 @@ class WhatIf:
                 why = f"whether {line.to} could be followed then"
                 return Finding(Outcome.INDETERMINATE, finding.policies, why)
             return finding
+        if line.kind is Kind.RESULT and line.verdict is Verdict.DENY:  # policy was asked first
+            why = "whether its sender was given what it answers"
+            return Finding(Outcome.INDETERMINATE, finding.policies, why)
         envelope = _envelope(message)
         if stopped := self._past.state.stopped(line.by, line.kind, line.to, envelope):
             level, target = stopped

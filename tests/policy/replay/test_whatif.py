@@ -115,6 +115,20 @@ def test_a_fact_that_was_redacted_is_not_known() -> None:
     assert found[2] == Finding(Outcome.NEWLY_DENIED, (), Reason.INVALID_FACTS)
 
 
+def test_whether_a_denied_result_was_asked_for_is_not_known() -> None:
+    """Policy was asked first; what was denied because nobody had asked stays as it was."""
+    no_results = '@id("none") forbid (principal == Agent::"shop.asker", action, resource);'
+    office = Office(bundle(OPEN, no_results))
+    task = office.task(OUTSIDER, "pay.out")
+    office.answer(ASKER, task)
+    assert office.answer(OUTSIDER, task).why.reason == Reason.NOT_ASKED
+    found = findings(bundle(OPEN), office)
+
+    assert list(found) == [2]
+    assert found[2].outcome is Outcome.INDETERMINATE
+    assert "was given what it answers" in found[2].why
+
+
 def test_a_limit_that_was_not_counted_is_not_known() -> None:
     """It is named; the same limit as then had room for what was admitted, and none for the rest."""
     limited = OPEN.replace('@id("all")', '@id("all") @rate_limit("1/1m")')
