@@ -296,14 +296,14 @@ async def test_what_others_send_into_the_inbox_of_a_worker_is_ignored(
     """An agent may ask the broker to send its own deliveries to another; they are not taken."""
     broker = shared
     inboxes: list[str] = []
-    listen = Connection.listen
+    hear = Connection.hear
 
     async def spy(self: Connection, subject: str, callback: Any, **more: Any) -> Any:
         if self.principal == AGENT:
             inboxes.append(subject)
-        return await listen(self, subject, callback, **more)
+        return await hear(self, subject, callback, **more)
 
-    monkeypatch.setattr(Connection, "listen", spy)
+    monkeypatch.setattr(Connection, "hear", spy)
     handled: list[Any] = []
 
     async def work(data: Any) -> None:
