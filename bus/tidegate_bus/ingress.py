@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 
@@ -39,8 +38,7 @@ _RESERVED = frozenset(
 """Headers, in small letters, with which the broker marks what it hands out of a stream (ADR-31)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(NamedTuple):
     """One message of the ingress stream.
 
     Attributes:

@@ -86,6 +86,7 @@ class Publisher:
         self._by_ingress: dict[int, _Open] = {}
         self._early: dict[int, Receipt] = {}
         self._sent = 0
+        self._undecided = 0  # how many wait for a verdict
         self._loop = asyncio.get_running_loop()
         self._looking: asyncio.Task[None] | None = None  # kept, or it would be collected
 
@@ -182,6 +183,7 @@ class Publisher:
                 patient=when_full == "wait",
             )
             self._by_token[open_.token] = open_
+            self._undecided += not open_.only_accepted
             try:
                 await self._send(open_)
                 receipt = await open_.done
@@ -201,6 +203,7 @@ class Publisher:
 
     def _forget(self, open_: _Open) -> None:
         del self._by_token[open_.token]
+        self._undecided -= not open_.only_accepted
         for sequence in open_.ingress:  # an answer may name another's: nobody vouches for it
             if self._by_ingress.get(sequence) is open_:
                 del self._by_ingress[sequence]
@@ -253,6 +256,8 @@ class Publisher:
             _settle(open_, early)
 
     def _on_receipts(self, message: Message) -> None:
+        if not self._undecided:
+            return
         try:
             receipts = decode_receipts(message.data)
         except InvalidRecord as error:

@@ -129,7 +129,8 @@ class Puller:
     @property
     def requested(self) -> int:
         """Messages that may still arrive."""
-        return self._inbox.requested + sum(inbox.requested for inbox in self._before)
+        own = self._inbox.requested
+        return own + sum(inbox.requested for inbox in self._before) if self._before else own
 
     def _missing(self) -> bool:
         return self._wanted - self.requested >= self._step

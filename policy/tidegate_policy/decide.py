@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import structs
 
 from tidegate_bus.ingress import Submission
 from tidegate_schemas import vocabulary
@@ -62,8 +63,7 @@ class Limits:
             raise ValueError(f"envelope_bytes: at most {MAX_LIMIT}")
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """What becomes of a message, and why.
 
     Attributes:
@@ -79,7 +79,7 @@ class Decision:
     kind: Kind = Kind.UNKNOWN
     to: str = NOWHERE
     policies: tuple[str, ...] = ()
-    facts: dict[str, Any] = field(default_factory=dict[str, Any])
+    facts: dict[str, Any] = {}
     obligations: tuple[str, ...] = ()
     envelope: Envelope | None = None
     redacted: bool = False
@@ -121,7 +121,7 @@ def decide(
         first = state.window.find(by, envelope.key, now) or state.holds.find(by, envelope.key)
         if first is not None:
             repeated = message.says(Verdict.DUPLICATE, Reason.REPEATED)
-            return replace(repeated, first=first)
+            return structs.replace(repeated, first=first)
     return message.judge(None)
 
 
@@ -146,8 +146,7 @@ def resolve(
     return None if decision.verdict is Verdict.HOLD else decision
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
+class _Message(NamedTuple):
     """A message that is looked at, and what it is looked at with."""
 
     state: State

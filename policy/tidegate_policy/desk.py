@@ -10,7 +10,7 @@ do something else in between, however much waits.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tidegate_bus.ingress import Submission
 from tidegate_schemas import subjects
@@ -23,8 +23,7 @@ from .personal.privacy import NOTHING, Opener
 from .state import State
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A record, and what goes with it.
 
     Attributes:

@@ -23,6 +23,7 @@ from tidegate.figures import percentile
 from tidegate.project import load_project
 from tidegate.stack import Stack
 from tidegate.tokens import Tokens
+from tidegate_bus.broker.lifeline import share_evenly
 from tidegate_schemas.envelope import Envelope, encode
 from tidegate_schemas.errors import Unavailable
 from tidegate_schemas.subjects import Principal
@@ -91,6 +92,7 @@ async def edge(
     Raises:
         Unavailable: one of them answered otherwise than it should.
     """
+    share_evenly()  # who asks takes the processor from nobody either
     project = load_project(PROJECT, state)
     async with (
         _bare(state / "bare.url") as (bare, bare_pid),

@@ -73,7 +73,8 @@ class Submission:
         Raises:
             Unavailable: the broker does not answer.
         """
-        return (await self._links.of(principal)).publisher
+        link = self._links.open(principal) or await self._links.of(principal)
+        return link.publisher
 
     async def submit(
         self, publisher: Publisher, by: Principal, envelope: Envelope, wait: Wait

@@ -7,6 +7,7 @@ connection of that somebody, so the broker says who sent it, and nobody has to b
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -26,7 +27,7 @@ _WINDOW = 1024
 
 @dataclass(slots=True)
 class Link:
-    """A principal's connection. `used` is of the event loop's clock."""
+    """A principal's connection. `used` is when, by a clock that never goes back."""
 
     connection: Connection
     publisher: Publisher
@@ -42,6 +43,15 @@ class Links:
         self._links: dict[Principal, Link] = {}
         self._opening: dict[Principal, asyncio.Task[Link]] = {}
         self._sweeper: asyncio.Task[None] | None = None
+        self._clock = time.monotonic
+
+    def open(self, principal: Principal) -> Link | None:
+        """The connection of a principal, if there is one: the way of most requests."""
+        link = self._links.get(principal)
+        if link is None or link.connection.nats.is_closed:
+            return None
+        link.used = self._clock()
+        return link
 
     async def of(self, principal: Principal) -> Link:
         """The connection of a principal.
@@ -49,13 +59,12 @@ class Links:
         Raises:
             Unavailable: the broker does not answer, or does not let it in.
         """
-        link = self._links.get(principal)
-        if link is None or link.connection.nats.is_closed:
+        link = self.open(principal)
+        if link is None:
             task = self._opening.get(principal)
             if task is None:
                 task = self._opening[principal] = asyncio.create_task(self._open(principal))
             link = await asyncio.shield(task)  # others wait for it too
-        link.used = asyncio.get_running_loop().time()
         return link
 
     async def _open(self, principal: Principal) -> Link:
@@ -71,7 +80,7 @@ class Links:
             except BaseException:
                 await connection.close()
                 raise
-            now = asyncio.get_running_loop().time()
+            now = self._clock()
             link = self._links[principal] = Link(connection, publisher, Keys(connection), now)
             return link
         finally:
@@ -81,7 +90,7 @@ class Links:
         """Close what is not used: also the connection of who may not come any more."""
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
-            old = asyncio.get_running_loop().time() - _IDLE_SECONDS
+            old = self._clock() - _IDLE_SECONDS
             for principal in [who for who, link in self._links.items() if link.used < old]:
                 await self._links.pop(principal).connection.close()
 

@@ -243,12 +243,12 @@ class EdgeProtocol(HttpToolsProtocol):
             self.pipeline.appendleft((cycle, self._app))
 
     def _answer(self, cycle: RequestResponseCycle) -> None:
-        self.tasks.add(self.loop.create_task(self._run(cycle)))
+        task = self._doing = self.loop.create_task(self._run(cycle))
+        self.tasks.add(task)
 
     async def _run(self, cycle: RequestResponseCycle) -> None:
+        task = self._doing  # it begins before the next one is made
         await cycle.run_asgi(self._app)
-        task = asyncio.current_task()
-        assert task
         self.tasks.discard(task)
 
     def on_body(self, body: bytes) -> None:
