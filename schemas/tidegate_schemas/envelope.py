@@ -308,15 +308,21 @@ def decode(payload: bytes, *, limit: int | None = MAX_ENVELOPE_BYTES) -> Envelop
         raise InvalidEnvelope("malformed", describe(error), at) from None
     except RecursionError:
         raise InvalidEnvelope("malformed", "nested too deeply", "data") from None
+    # In JSON those below the blank are escaped, and the others are no ASCII, but for one.
+    if b"\\" in payload or b"\x7f" in payload or not payload.isascii():
+        _check_texts(envelope)
     _check(envelope)
     return envelope
 
 
-def _check(envelope: Envelope) -> None:
+def _check_texts(envelope: Envelope) -> None:
     texts: tuple[str | None, ...] = _texts(envelope)
     if _CONTROL.search("".join(filter(None, texts))):
         name = next(n for n, text in zip(_TEXTS, texts, strict=True) if _CONTROL.search(text or ""))
         raise InvalidEnvelope("malformed", f"`{name}` holds a control character", name)
+
+
+def _check(envelope: Envelope) -> None:
     for name in ("time", "expirytime"):
         value: str | None = getattr(envelope, name)
         if value is not None:

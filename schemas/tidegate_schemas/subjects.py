@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from .errors import InvalidName
@@ -98,6 +99,7 @@ class LedgerAddress:
     to: str
 
 
+@lru_cache(maxsize=4096)
 def check_destination(to: str) -> str:
     """Return `to` if it is a destination.
 
