@@ -154,6 +154,7 @@ class _Poster(Client):
             Done when nothing is left; fails with `Unavailable` if an answer is another one.
         """
         self._post, self._left, self._status, self._seconds = post, left, status, seconds
+        self._done = asyncio.get_running_loop().create_future()
         self._next()
         return self._done
 
@@ -203,6 +204,8 @@ class _Load:
         try:
             for _ in range(self._clients):
                 posters.append(await _Poster.open(url))  # noqa: PERF401 - some may be open already
+            for one in posters:  # the server takes its connections, which is no part of it
+                await one.post(post, iter(range(1)), status, [])
             left = iter(range(requests))
             began = time.perf_counter()
             await asyncio.gather(*(one.post(post, left, status, seconds) for one in posters))
