@@ -143,7 +143,7 @@ def evidence(
 def edge(
     requests: Annotated[int, typer.Option(min=100, max=1_000_000, help="Of a round.")] = 6000,
     rounds: Annotated[int, typer.Option(min=1, max=1000, help="Of each of the three.")] = 5,
-    clients: Annotated[int, typer.Option(min=1, max=1000, help="That ask at once.")] = 50,
+    clients: Annotated[int, typer.Option(min=1, max=1000, help="That ask at once.")] = 100,
     size: SizeOption = 512,
     as_json: JsonOption = False,
 ) -> None:
