@@ -256,12 +256,12 @@ class Publisher:
             _settle(open_, early)
 
     def _on_receipts(self, message: Message) -> None:
-        if not self._undecided:
-            return
         try:
             receipts = decode_receipts(message.data)
         except InvalidRecord as error:
             _log.warning("not receipts", subject=message.subject, error=str(error))
+            return
+        if not self._undecided:
             return
         for receipt in receipts:
             open_ = self._by_ingress.get(receipt.ingress)
