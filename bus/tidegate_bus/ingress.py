@@ -214,8 +214,7 @@ class PulledIngress:
                 Submission(address.stream_seq, address.time, by, message.data, reserved)
             )
             self._waiting_bytes += len(message.data)
-            if self._waiting_bytes >= _AHEAD_BYTES:  # else as much is wanted as before
-                self._want()
+            self._want()
             self._arrived.set()
 
 

@@ -161,10 +161,10 @@ class Token(Raw):
         return answer
 
     async def last_words(self) -> bytes:
-        """What the broker says until it closes the connection."""
+        """What the broker says until it closes the connection, besides asking who is there."""
         words = await self._reader.read()
         await self.close()
-        return words.strip()
+        return words.replace(b"PING\r\n", b"").strip()
 
 
 def refused(answers: list[bytes]) -> bool:
