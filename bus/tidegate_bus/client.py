@@ -70,7 +70,7 @@ class NatsClient(Client):
         return await self.subscribe(subject, future=_Ear(hearer))
 
     def post(self, subject: str, payload: bytes, reply: str, head: bytes = b"") -> bool:
-        """Put a message among what is sent next, as `publish` does for thrice the time.
+        """Put a message among what is sent next; `publish` does so at 1.6 times the cost.
 
         Args:
             subject: where to; nobody looks at it again.

@@ -21,7 +21,6 @@ from tidegate_schemas import subjects
 from tidegate_schemas.errors import InvalidInput, NotConnected, Unavailable
 from tidegate_schemas.subjects import Principal
 
-from .answers import Answers
 from .broker.tls import client_context, explain
 from .client import NatsClient
 from .identity.credentials import Credentials
@@ -76,7 +75,6 @@ class Connection:
         self._known = Credentials.of(secret)
         self._tls = tls
         self._context = client_context(tls) if isinstance(tls, Path) else tls
-        self.answers = Answers(self)
         self.nats = NatsClient(self._credentials, self._handshake if tls else None)
         self._on_reconnect: list[Listener] = []
         self._closing = False
@@ -94,8 +92,6 @@ class Connection:
         self,
         subject: str,
         callback: Callable[[Msg], Coroutine[Any, Any, None]],
-        *,
-        again: bool = True,
     ) -> Subscription:
         """Subscribe; the callback is called with one message after the other.
 
@@ -105,20 +101,16 @@ class Connection:
         Args:
             subject: what to listen to.
             callback: called with each message.
-            again: whether to go on after a reconnect.
 
         Raises:
             Unavailable: the connection is closed.
         """
         try:
-            subscription = await self.nats.subscribe(
+            return await self.nats.subscribe(
                 subject, cb=callback, pending_msgs_limit=-1, pending_bytes_limit=-1
             )
         except nats.errors.Error as error:
             raise Unavailable(f"cannot listen as {self.principal}: {error}") from error
-        if not again:
-            self.nats.let_pass(subscription)
-        return subscription
 
     async def hear(
         self, subject: str, hearer: Callable[[Message], None], *, again: bool = True

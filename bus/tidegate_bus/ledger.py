@@ -25,6 +25,8 @@ _BATCH = 512
 _ANSWER_SECONDS = 5.0
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.2
+_HEARD_SECONDS = 0.2
+"""How often patience begins anew while an answer comes; with each message it would cost more."""
 _LOOK_SECONDS = 1.0
 _SEQUENCE, _SUBJECT, _TIME = (
     b"\r\nNats-%b: " % name for name in (b"Sequence", b"Subject", b"Time-Stamp")
@@ -176,14 +178,14 @@ class LedgerReader:
         found: list[StoredRecord] = []
         loop = asyncio.get_running_loop()
         done: asyncio.Future[int] = loop.create_future()
-        began = heard = loop.time()
-        patience = asyncio.timeout_at(began + _ANSWER_SECONDS)
+        heard = loop.time()
+        patience = asyncio.timeout_at(heard + _ANSWER_SECONDS)
 
         def collect(message: Message) -> None:
             nonlocal heard
             if done.done():
                 return
-            if (now := loop.time()) > heard + _PAUSE_SECONDS:  # rarely: it takes its time
+            if (now := loop.time()) > heard + _HEARD_SECONDS:
                 heard = now
                 patience.reschedule(now + _ANSWER_SECONDS)
             if stored := _stored(message):
@@ -205,13 +207,20 @@ class LedgerReader:
             if not done.done():
                 done.set_exception(Unavailable(f"{self._stream}: reconnected meanwhile"))
 
+        inbox = connection.nats.new_inbox()
         unlisten = connection.on_reconnect(lost)
         try:
-            async with patience, connection.answers.to(collect) as reply:
-                await connection.publish(
-                    subjects.direct_get(self._stream), msgspec.json.encode(request), reply=reply
-                )
-                return found, await done
+            async with patience:
+                subscription = await connection.hear(inbox, collect)
+                try:
+                    await connection.publish(
+                        subjects.direct_get(self._stream),
+                        msgspec.json.encode(request),
+                        reply=inbox,
+                    )
+                    return found, await done
+                finally:
+                    await connection.forget(subscription)
         except TimeoutError:
             raise Unavailable(f"{self._stream} does not answer {connection.principal}") from None
         finally:

@@ -262,35 +262,6 @@ async def test_drain_receives_what_was_sent_before_it(broker: Broker) -> None:
     assert len(got) == 1000
 
 
-async def test_a_subscription_may_end_with_its_connection(broker: Broker) -> None:
-    """What has arrived is still received; after the reconnect nothing comes any more."""
-    sender, listener = await broker.connect(INTRUDER), await broker.connect(INTRUDER)
-    got: list[bytes] = []
-    collect, go_on, back = collector(got), asyncio.Event(), asyncio.Event()
-
-    async def slowly(message: Msg) -> None:
-        await go_on.wait()
-        await collect(message)
-
-    lasting: list[bytes] = []
-    await listener.listen("news", collector(lasting))
-    subscription = await listener.listen("news", slowly, again=False)
-    await listener.nats.flush()
-    for data in (b"1", b"2", b"3"):
-        await sender.publish("news", data)
-    await until(lambda: len(lasting) == 3)
-    await listener.nats.flush()
-    listener.on_reconnect(back.set)
-    await listener.nats.force_reconnect()
-    await back.wait()
-    await sender.publish("news", b"4")
-    await until(lambda: len(lasting) == 4)
-    go_on.set()
-    await listener.drain(subscription)
-
-    assert got == [b"1", b"2", b"3"]
-
-
 @pytest.mark.parametrize("reconnecting", [False, True])
 async def test_closing_can_be_cancelled_at_any_moment(broker: Broker, reconnecting: bool) -> None:
     """Nothing stays open, nothing goes on, and listeners hear of the end."""

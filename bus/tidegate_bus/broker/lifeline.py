@@ -28,8 +28,8 @@ def share_evenly() -> None:
     """Make this process one of those that let each other finish, as batch jobs do (sched(7)).
 
     Each message wakes several processes of the bus. By default one that wakes up takes the
-    processor from one that works, and where processors are few a quarter of their time goes into
-    that. Where one is idle nothing changes. What a process starts is as it is.
+    processor from one that works, and on two processors an eighth of their time went into that.
+    Where one is idle nothing changes. What a process starts is as it is.
     """
     if hasattr(os, "SCHED_BATCH"):  # Linux
         with contextlib.suppress(OSError):  # a sandbox that does not allow it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
@@ -183,7 +184,7 @@ class Exchange:
             if len(found) + len(piece) > limit:
                 raise too_large(f"over {limit} bytes", limit)
             if piece:
-                self._bodies.take(peer(self.scope["client"]), len(piece))
+                self._bodies.take(self.peer, len(piece))
                 self._held += len(piece)
             if not message["more_body"]:
                 return bytes(found) + piece if found else piece  # nearly always it is here at once
@@ -195,10 +196,15 @@ class Exchange:
         client: tuple[str, int] | None = self.scope["client"]
         return client[0] if client else ""
 
+    @cached_property
+    def peer(self) -> str:
+        """Whose room its body takes, see `bodies.peer`."""
+        return peer(self.scope["client"])
+
     def release(self) -> None:
         """Its body is not needed any more."""
         if self._held:
-            self._bodies.give_back(peer(self.scope["client"]), self._held)
+            self._bodies.give_back(self.peer, self._held)
 
     async def left(self) -> None:
         """Wait until the client goes away."""
